@@ -1,0 +1,4 @@
+//! An embedded Kubernetes control plane: store, API server, scheduler, and the controllers that a
+//! small cluster cannot do without. It knows nothing of vk-cmd.
+
+pub mod status;

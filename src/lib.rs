@@ -1,0 +1,1 @@
+//! vk-cmd turns a batch allocation into a Kubernetes node, without root.

@@ -1,0 +1,2 @@
+//! vk-cmd
+fn main() {}

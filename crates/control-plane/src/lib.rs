@@ -5,3 +5,4 @@ pub mod codec;
 pub mod openapi;
 pub mod schema;
 pub mod status;
+pub mod store;

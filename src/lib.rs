@@ -1,4 +1,10 @@
 //! vk-cmd turns a batch allocation into a Kubernetes node, without root.
 
 pub mod agent;
+pub mod cli;
+pub mod client;
+pub mod commands;
+pub mod exit;
+pub mod logging;
 pub mod pod;
+pub mod printer;

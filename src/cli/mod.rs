@@ -1,0 +1,55 @@
+//! What can be typed: clap types alone, a file a verb.
+
+mod agent;
+mod client;
+mod up;
+
+pub use agent::AgentArgs;
+pub use client::{
+    ApplyArgs, ClusterArgs, DeleteArgs, DescribeArgs, GetArgs, LogsArgs, OutputFormat, SelectArgs,
+};
+pub use up::UpArgs;
+
+use clap::{Parser, Subcommand};
+
+/// Turns a batch allocation into a Kubernetes node, without root.
+#[derive(Debug, Parser)]
+#[command(name = "vk-cmd", version, about, long_about = None, max_term_width = 100)]
+pub struct Cli {
+    /// Which log lines to print, for example `info` or `vk_cmd=debug,warn`
+    #[arg(long, global = true, env = crate::logging::ENV_LOG, default_value = "warn,vk_cmd=info,control_plane=info")]
+    pub log: String,
+    /// What to do
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Run a control plane and one local node in this process
+    Up(Box<UpArgs>),
+    /// Run the node agent: join the cluster of a kubeconfig
+    Agent(Box<AgentArgs>),
+    /// Create or change objects from files
+    Apply(ApplyArgs),
+    /// Print objects, as the server's own table or whole
+    Get(GetArgs),
+    /// Print an object with its events
+    Describe(DescribeArgs),
+    /// Print the output of a container
+    Logs(LogsArgs),
+    /// Delete objects and wait until they are gone
+    Delete(DeleteArgs),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+}

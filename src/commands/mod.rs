@@ -1,0 +1,76 @@
+//! A file a verb: resolved settings in, exit code out. The wiring of everything else lives here.
+
+pub mod apply;
+pub mod delete;
+pub mod describe;
+pub mod get;
+pub mod logs;
+mod select;
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+
+use crate::cli::{Cli, ClusterArgs, Verb};
+use crate::client::Connection;
+use crate::exit::{Exit, UsageError};
+use crate::printer;
+
+/// Runs what was typed, and says on stderr why it failed where it did.
+pub async fn run(cli: Cli) -> Exit {
+    let result = match cli.verb {
+        Verb::Up(_) | Verb::Agent(_) => unreachable!("wired below"),
+        Verb::Apply(args) => apply::run(args).await,
+        Verb::Get(args) => get::run(args).await,
+        Verb::Describe(args) => describe::run(args).await,
+        Verb::Logs(args) => logs::run(args).await,
+        Verb::Delete(args) => delete::run(args).await,
+    };
+    result.unwrap_or_else(|error| {
+        printer::note(format!("error: {error:#}"));
+        exit_of(&error)
+    })
+}
+
+fn exit_of(error: &anyhow::Error) -> Exit {
+    let usage = error.is::<UsageError>() || error.is::<crate::client::ManifestError>();
+    if usage { Exit::Usage } else { Exit::Failure }
+}
+
+/// Connects the small client: the kubeconfig that was named, else the user's, else that of `up`.
+async fn connect(cluster: &ClusterArgs) -> Result<Connection> {
+    let local = default_state_dir()?.join("admin.kubeconfig");
+    let path = match &cluster.kubeconfig {
+        Some(path) => Some(path.clone()),
+        None => local.exists().then_some(local),
+    };
+    let named = path.as_ref().map_or_else(
+        || "~/.kube/config".to_owned(),
+        |path| path.display().to_string(),
+    );
+    Connection::open(path.as_deref(), cluster.namespace.clone())
+        .await
+        .with_context(|| format!("no cluster: kubeconfig {named}"))
+}
+
+/// `$XDG_STATE_HOME/vk-cmd`, else `~/.local/state/vk-cmd`.
+///
+/// # Errors
+/// Where neither `XDG_STATE_HOME` nor `HOME` is set.
+pub fn default_state_dir() -> Result<PathBuf, UsageError> {
+    let absolute = |key: &str| {
+        std::env::var_os(key)
+            .map(PathBuf::from)
+            .filter(|path| path.is_absolute())
+    };
+    absolute("XDG_STATE_HOME")
+        .or_else(|| absolute("HOME").map(|home| home.join(".local/state")))
+        .map(|base| base.join("vk-cmd"))
+        .ok_or_else(|| UsageError {
+            key: "HOME".to_owned(),
+            value: String::new(),
+            problem: "is not set, so there is no place for the state".to_owned(),
+            origin: "environment".to_owned(),
+            mend: "set HOME, or name a directory with --state-dir".to_owned(),
+        })
+}

@@ -4,5 +4,6 @@
 pub mod codec;
 pub mod openapi;
 pub mod schema;
+pub mod auth;
 pub mod status;
 pub mod store;

@@ -48,8 +48,7 @@ pub struct AgentSettings {
 }
 
 /// A server that runs beside the agent until its token is cancelled.
-pub type Service =
-    Box<dyn FnOnce(ServiceContext) -> BoxFuture<'static, Result<(), String>> + Send>;
+pub type Service = Box<dyn FnOnce(ServiceContext) -> BoxFuture<'static, Result<(), String>> + Send>;
 
 /// What a [`Service`] may use.
 pub struct ServiceContext {

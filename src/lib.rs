@@ -4,6 +4,7 @@ pub mod agent;
 pub mod cli;
 pub mod client;
 pub mod commands;
+pub mod container;
 pub mod exit;
 pub mod logging;
 pub mod pod;

@@ -7,6 +7,11 @@ use vk_cmd::cli::Cli;
 use vk_cmd::{commands, exit::Exit, logging, printer};
 
 fn main() -> ExitCode {
+    // Before anything else is set up: a shim must stay small, and a thousand of them start at once.
+    let mut args = std::env::args_os().skip(1);
+    if args.next().is_some_and(|verb| verb == "shim") {
+        return vk_cmd::container::shim::main(args.collect());
+    }
     let cli = Cli::parse();
     if let Err(problem) = logging::init(&cli.log) {
         printer::note(format!(

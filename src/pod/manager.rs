@@ -13,8 +13,14 @@ pub struct Pods {
 
 #[derive(Debug)]
 pub(crate) enum Request {
-    Find { namespace: String, name: String, reply: oneshot::Sender<Option<PodView>> },
-    List { reply: oneshot::Sender<Vec<PodView>> },
+    Find {
+        namespace: String,
+        name: String,
+        reply: oneshot::Sender<Option<PodView>>,
+    },
+    List {
+        reply: oneshot::Sender<Vec<PodView>>,
+    },
 }
 
 /// A pod as the kubelet API sees it.
@@ -47,7 +53,11 @@ impl Pods {
     /// The pod of that namespace and name, if this node has it.
     pub async fn find(&self, namespace: &str, name: &str) -> Option<PodView> {
         let (reply, answer) = oneshot::channel();
-        let request = Request::Find { namespace: namespace.into(), name: name.into(), reply };
+        let request = Request::Find {
+            namespace: namespace.into(),
+            name: name.into(),
+            reply,
+        };
         self.requests.send(request).await.ok()?;
         answer.await.ok().flatten()
     }

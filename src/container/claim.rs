@@ -1,0 +1,1 @@
+//! At most one start per attempt.

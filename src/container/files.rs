@@ -1,0 +1,1 @@
+//! File operations that no planted symlink can redirect.

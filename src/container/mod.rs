@@ -1,0 +1,37 @@
+//! Containers as Linux process groups.
+//!
+//! Each attempt to run a container is owned by one small process, its shim, which starts the command, copies its
+//! output, reaps its descendants and writes down how it ended.
+//! The truth about an attempt is on disk ([`dir`]), so that the agent can die at any instant and the next one adopts
+//! what runs ([`launch::Launcher::adopt`]).
+//! This module knows nothing of Kubernetes.
+//!
+//! | module | idea |
+//! |---|---|
+//! | [`spec`] | what to run |
+//! | [`status`] | how it went, and the file that says so |
+//! | [`dir`] | where things are, and safe access to them |
+//! | [`files`] | file operations that no planted symlink can redirect |
+//! | [`claim`] | at most one start per attempt |
+//! | [`process`] | processes that are known by more than a number |
+//! | [`protocol`] | frames between agent and shim |
+//! | [`shim`] | the supervisor process |
+//! | [`log`] | the combined log: format, segments, reader |
+//! | [`launch`] | starting, adopting and steering from the agent's side |
+
+pub mod claim;
+pub mod dir;
+pub mod files;
+pub mod launch;
+pub mod log;
+pub mod process;
+pub mod protocol;
+pub mod shim;
+pub mod spec;
+pub mod status;
+
+pub use dir::{AttemptDir, ContainerDir, Root};
+pub use launch::{Adopted, Handle, Launcher, StartError};
+pub use process::ProcessId;
+pub use spec::{ContainerSpec, LogPolicy};
+pub use status::{Exit, StartFailure, Status};

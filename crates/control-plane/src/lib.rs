@@ -6,6 +6,8 @@ pub mod codec;
 pub mod defaults;
 pub mod openapi;
 pub mod patch;
+pub mod registry;
+pub mod resource;
 pub mod schema;
 pub mod status;
 pub mod store;

@@ -1,0 +1,65 @@
+use std::sync::{Arc, Mutex};
+
+use crate::auth::User;
+
+/// What to do with fields that a kind does not have, and with fields that stand twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum FieldValidation {
+    /// Drop them.
+    Ignore,
+    /// Drop them, and warn.
+    #[default]
+    Warn,
+    /// Refuse the request.
+    Strict,
+}
+
+/// Who writes, and how.
+#[derive(Debug)]
+pub struct Context {
+    /// Who asks.
+    pub user: Arc<User>,
+    /// Do everything but the write.
+    pub dry_run: bool,
+    /// The name under which managed fields are recorded.
+    pub field_manager: String,
+    /// What to do with unknown and doubled fields.
+    pub field_validation: FieldValidation,
+    warnings: Mutex<Vec<String>>,
+}
+
+impl Context {
+    /// A request of `user`.
+    pub fn new(user: Arc<User>) -> Self {
+        Self {
+            user,
+            dry_run: false,
+            field_manager: String::new(),
+            field_validation: FieldValidation::default(),
+            warnings: Mutex::default(),
+        }
+    }
+
+    /// A request of a part of this control plane, for example `system:kube-scheduler`; it may do
+    /// everything. Its managed fields go under the name without `system:`.
+    pub fn system(name: &str) -> Self {
+        Self {
+            field_manager: name.rsplit(':').next().unwrap_or(name).to_owned(),
+            ..Self::new(Arc::new(User::system(name)))
+        }
+    }
+
+    /// Adds a warning for the client: a `Warning: 299` header. The same one is sent once.
+    pub fn warn(&self, warning: impl Into<String>) {
+        let warning = warning.into();
+        let mut warnings = self.warnings.lock().unwrap_or_else(|e| e.into_inner());
+        if !warnings.contains(&warning) {
+            warnings.push(warning);
+        }
+    }
+
+    /// Takes the warnings.
+    pub fn take_warnings(&self) -> Vec<String> {
+        std::mem::take(&mut *self.warnings.lock().unwrap_or_else(|e| e.into_inner()))
+    }
+}

@@ -6,6 +6,7 @@ pub mod client;
 pub mod commands;
 pub mod container;
 pub mod exit;
+pub mod kubelet_api;
 pub mod logging;
 pub mod pod;
 pub mod printer;

@@ -1,9 +1,11 @@
 //! The pods of this node: one worker task each.
 
-use std::{path::PathBuf, sync::Arc};
+use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Pod;
 use tokio::sync::{mpsc, oneshot};
+
+use crate::container::ContainerDir;
 
 /// What others may ask of the pods; cheap to clone.
 #[derive(Clone, Debug)]
@@ -37,8 +39,8 @@ pub struct PodView {
 pub struct ContainerView {
     /// Its name in the pod.
     pub name: String,
-    /// Its directory, the argument of `crate::container::ContainerDir`.
-    pub directory: PathBuf,
+    /// Its directories.
+    pub directory: ContainerDir,
     /// The attempt that runs or ran last; none before the first start.
     pub current: Option<u32>,
     /// The attempt before it that has a log.

@@ -1,0 +1,23 @@
+//! The kubelet API: what an API server, and through it `kubectl logs`, asks of this node.
+//!
+//! | path | method | right (any of these on `nodes`) |
+//! |---|---|---|
+//! | `/healthz` | GET | `healthz`, `proxy` |
+//! | `/pods`, `/runningpods/` | GET | `pods`, `proxy` |
+//! | `/containerLogs/NAMESPACE/POD/CONTAINER` | GET | `proxy` |
+//! | all else that a kubelet serves | | answered with 501, after the same checks |
+//!
+//! TLS always; a client is known by a certificate of the cluster's CA or by a bearer token
+//! (TokenReview), and allowed by a SubjectAccessReview. Nobody is anonymous here.
+//!
+//! Tasks: one accepts, one serves each connection; all end with the token of [`serve`].
+
+mod auth;
+mod logs;
+mod route;
+mod server;
+mod tls;
+
+pub use auth::Caller;
+pub use server::{Listener, ServeError, serve};
+pub use tls::{ServingCertificate, TlsError, server_config};

@@ -1,0 +1,128 @@
+//! Which request means what, and which right it needs.
+
+use http::Method;
+use percent_encoding::percent_decode_str;
+
+/// What is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Route {
+    Healthz,
+    Pods,
+    RunningPods,
+    ContainerLogs {
+        namespace: String,
+        pod: String,
+        container: String,
+    },
+    /// A kubelet serves it; this agent does not yet.
+    NotBuilt {
+        path: &'static str,
+        subresources: &'static [&'static str],
+    },
+    /// Known path, wrong method; the methods that are right.
+    WrongMethod(&'static str),
+    Unknown,
+}
+
+const NOT_BUILT: [(&str, &[&str]); 12] = [
+    ("exec", &["proxy"]),
+    ("attach", &["proxy"]),
+    ("portForward", &["proxy"]),
+    ("run", &["proxy"]),
+    ("cri", &["proxy"]),
+    ("debug", &["proxy"]),
+    ("checkpoint", &["checkpoint", "proxy"]),
+    ("configz", &["configz", "proxy"]),
+    ("logs", &["log", "proxy"]),
+    ("stats", &["stats"]),
+    ("metrics", &["metrics"]),
+    ("spec", &["spec", "proxy"]),
+];
+
+impl Route {
+    /// Reads method and path (as it came, percent-encoded).
+    pub(super) fn of(method: &Method, path: &str) -> Self {
+        let decoded: Option<Vec<String>> = path
+            .trim_matches('/')
+            .split('/')
+            .map(|part| percent_decode_str(part).decode_utf8().ok().map(Into::into))
+            .collect();
+        let Some(parts) = decoded else {
+            return Self::Unknown;
+        };
+        let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
+        let found = match parts.as_slice() {
+            ["healthz"] | ["healthz", "ping" | "log" | "syncloop"] => Self::Healthz,
+            ["pods"] => Self::Pods,
+            ["runningpods"] => Self::RunningPods,
+            ["containerLogs", namespace, pod, container] => Self::ContainerLogs {
+                namespace: (*namespace).to_owned(),
+                pod: (*pod).to_owned(),
+                container: (*container).to_owned(),
+            },
+            [first, ..] => NOT_BUILT.iter().find(|(path, _)| path == first).map_or(
+                Self::Unknown,
+                |(path, subresources)| Self::NotBuilt { path, subresources },
+            ),
+            [] => Self::Unknown,
+        };
+        match found {
+            Self::Unknown | Self::NotBuilt { .. } => found,
+            _ if method != Method::GET && method != Method::HEAD => Self::WrongMethod("GET"),
+            _ => found,
+        }
+    }
+
+    /// The sub-resources of `nodes` of which one must be allowed (kubelet `server/auth.go`).
+    pub(super) fn subresources(&self) -> &'static [&'static str] {
+        match self {
+            Self::Healthz => &["healthz", "proxy"],
+            Self::Pods | Self::RunningPods => &["pods", "proxy"],
+            Self::NotBuilt { subresources, .. } => subresources,
+            Self::ContainerLogs { .. } | Self::WrongMethod(_) | Self::Unknown => &["proxy"],
+        }
+    }
+}
+
+/// The verb of an access review for a method (kubelet `server/auth.go`).
+pub(super) fn verb(method: &Method) -> &'static str {
+    match *method {
+        Method::POST => "create",
+        Method::PUT => "update",
+        Method::PATCH => "patch",
+        Method::DELETE => "delete",
+        _ => "get",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_read_as_a_kubelet_reads_them() {
+        let logs = Route::ContainerLogs {
+            namespace: "n".to_owned(),
+            pod: "p".to_owned(),
+            container: "c".to_owned(),
+        };
+        assert_eq!(Route::of(&Method::GET, "/containerLogs/n/p/c"), logs);
+        assert_eq!(
+            Route::of(&Method::GET, "/containerLogs/n/p"),
+            Route::Unknown
+        );
+        assert_eq!(
+            Route::of(&Method::POST, "/containerLogs/n/p/c"),
+            Route::WrongMethod("GET")
+        );
+        assert_eq!(Route::of(&Method::GET, "/runningpods/"), Route::RunningPods);
+        assert_eq!(
+            Route::of(&Method::GET, "/containerLogs/n/p/%ff"),
+            Route::Unknown
+        );
+        assert!(matches!(
+            Route::of(&Method::POST, "/exec/n/p/c"),
+            Route::NotBuilt { path: "exec", .. }
+        ));
+    }
+}

@@ -1,0 +1,277 @@
+//! The listener, and the answers.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Method, StatusCode};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::service::TowerToHyperService;
+use jiff::Timestamp;
+use k8s_openapi::List;
+use k8s_openapi::api::core::v1::Pod;
+use rustls::ServerConfig;
+use sync_wrapper::SyncStream;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
+use warp::reply::Response;
+use warp::{Filter, Reply};
+
+use super::auth::{Caller, Guard, Refused};
+use super::logs;
+use super::route::{Route, verb};
+use crate::agent::ServiceContext;
+use crate::container::log::Reader;
+use crate::pod::Pods;
+
+/// A stranger may hold a socket open; more than this many wait in the kernel's queue.
+const MAX_CONNECTIONS: usize = 1024;
+/// How long a client may take for the TLS handshake, and for the head of a request.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A bound port.
+#[derive(Debug)]
+pub struct Listener {
+    socket: TcpListener,
+    address: SocketAddr,
+}
+
+/// The port could not be bound, or stopped working.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The port is taken, or not ours to take.
+    #[error(
+        "the kubelet API cannot listen on {address}; choose another port with --kubelet-port (0 takes a free one)"
+    )]
+    Bind {
+        /// Where.
+        address: SocketAddr,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl Listener {
+    /// Binds; port 0 takes a free one.
+    ///
+    /// # Errors
+    /// [`ServeError::Bind`].
+    pub async fn bind(address: SocketAddr) -> Result<Self, ServeError> {
+        let failed = |source| ServeError::Bind { address, source };
+        let socket = TcpListener::bind(address).await.map_err(failed)?;
+        let address = socket.local_addr().map_err(failed)?;
+        Ok(Self { socket, address })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+struct Api {
+    pods: Pods,
+    guard: Guard,
+}
+
+/// Serves until `context.stop` is cancelled; then open streams are cut.
+pub async fn serve(
+    listener: Listener,
+    tls: Arc<ServerConfig>,
+    node: String,
+    context: ServiceContext,
+) {
+    let api = Arc::new(Api {
+        pods: context.pods,
+        guard: Guard::new(context.client, node),
+    });
+    let acceptor = TlsAcceptor::from(tls);
+    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let mut connections = JoinSet::new();
+    loop {
+        // Cancel-safe: a slot that is not used is given back, `accept` and `join_next` lose nothing.
+        let accepted = tokio::select! {
+            () = context.stop.cancelled() => break,
+            Some(_) = connections.join_next() => continue,
+            accepted = accept(&listener.socket, &slots) => accepted,
+        };
+        let Some((stream, slot)) = accepted else {
+            continue;
+        };
+        let api = Arc::clone(&api);
+        let acceptor = acceptor.clone();
+        connections.spawn(async move {
+            if let Err(error) = connection(stream, acceptor, api).await {
+                tracing::debug!(%error, "connection to the kubelet API ended");
+            }
+            drop(slot);
+        });
+    }
+    connections.shutdown().await;
+}
+
+async fn accept(
+    socket: &TcpListener,
+    slots: &Arc<Semaphore>,
+) -> Option<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
+    let slot = Arc::clone(slots).acquire_owned().await.ok()?;
+    match socket.accept().await {
+        Ok((stream, _)) => Some((stream, slot)),
+        Err(error) => {
+            // Out of descriptors, or a client that left: only time helps with the former.
+            tracing::warn!(%error, "the kubelet API could not accept a connection");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            None
+        }
+    }
+}
+
+async fn connection(stream: TcpStream, acceptor: TlsAcceptor, api: Arc<Api>) -> io::Result<()> {
+    // Log lines are small and wanted at once.
+    stream.set_nodelay(true)?;
+    let stream = tokio::time::timeout(PATIENCE, acceptor.accept(stream))
+        .await
+        .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+    let (_, session) = stream.get_ref();
+    let caller = session
+        .peer_certificates()
+        .and_then(|chain| chain.first())
+        .and_then(|certificate| Caller::of_certificate(certificate));
+    let service = TowerToHyperService::new(warp::service(routes(api, caller)));
+    let mut builder = auto::Builder::new(TokioExecutor::new()).http1_only();
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(PATIENCE);
+    builder
+        .serve_connection_with_upgrades(TokioIo::new(stream), service)
+        .await
+        .map_err(io::Error::other)
+}
+
+fn routes(
+    api: Arc<Api>,
+    caller: Option<Caller>,
+) -> impl Filter<Extract = (Response,), Error = Infallible> + Clone {
+    let query = warp::query::raw().or(warp::any().map(String::new)).unify();
+    warp::method()
+        .and(warp::path::full())
+        .and(query)
+        .and(warp::header::optional::<String>("authorization"))
+        .then(move |method: Method, path: warp::path::FullPath, query: String, authorization| {
+            let api = Arc::clone(&api);
+            let caller = caller.clone();
+            async move { answer(&api, caller, &method, path.as_str(), &query, authorization).await }
+        })
+        // Only a header that is no text can fail above.
+        .recover(|_| async { Ok::<_, Infallible>(text(StatusCode::BAD_REQUEST, "Bad Request")) })
+        .unify()
+}
+
+fn text(code: StatusCode, text: impl Into<String>) -> Response {
+    warp::reply::with_status(text.into(), code).into_response()
+}
+
+async fn answer(
+    api: &Api,
+    certificate: Option<Caller>,
+    method: &Method,
+    path: &str,
+    query: &str,
+    authorization: Option<String>,
+) -> Response {
+    let route = Route::of(method, path);
+    match check(api, certificate, method, &route, authorization.as_deref()).await {
+        Ok(()) => {}
+        Err(Refused::Unknown) => return text(StatusCode::UNAUTHORIZED, "Unauthorized"),
+        Err(Refused::Forbidden(why)) => return text(StatusCode::FORBIDDEN, why),
+        Err(Refused::Failed(why)) => return text(StatusCode::INTERNAL_SERVER_ERROR, why),
+    }
+    match route {
+        Route::Healthz => text(StatusCode::OK, "ok"),
+        Route::Pods => pod_list(&api.pods, false).await,
+        Route::RunningPods => pod_list(&api.pods, true).await,
+        Route::ContainerLogs {
+            namespace,
+            pod,
+            container,
+        } => container_logs(&api.pods, &namespace, &pod, &container, query).await,
+        Route::NotBuilt { path, .. } => text(
+            StatusCode::NOT_IMPLEMENTED,
+            format!("not implemented: this node does not serve /{path} yet"),
+        ),
+        Route::WrongMethod(allow) => {
+            let reply =
+                warp::reply::with_status("Method Not Allowed", StatusCode::METHOD_NOT_ALLOWED);
+            warp::reply::with_header(reply, http::header::ALLOW, allow).into_response()
+        }
+        Route::Unknown => text(StatusCode::NOT_FOUND, "404 page not found\n"),
+    }
+}
+
+async fn check(
+    api: &Api,
+    certificate: Option<Caller>,
+    method: &Method,
+    route: &Route,
+    authorization: Option<&str>,
+) -> Result<(), Refused> {
+    let caller = api.guard.caller(certificate, authorization).await?;
+    api.guard
+        .authorize(&caller, verb(method), route.subresources())
+        .await
+}
+
+async fn pod_list(pods: &Pods, running: bool) -> Response {
+    let items: Vec<Pod> = pods
+        .list()
+        .await
+        .into_iter()
+        .filter(|view| !running || view.containers.iter().any(|container| container.running))
+        .map(|view| Pod::clone(&view.pod))
+        .collect();
+    let list = List {
+        items,
+        ..List::default()
+    };
+    warp::reply::json(&list).into_response()
+}
+
+async fn container_logs(
+    pods: &Pods,
+    namespace: &str,
+    name: &str,
+    container: &str,
+    query: &str,
+) -> Response {
+    let query = match logs::parse(query, Timestamp::now()) {
+        Ok(query) => query,
+        Err(refusal) => return text(refusal.code, refusal.text),
+    };
+    let Some(pod) = pods.find(namespace, name).await else {
+        return text(
+            StatusCode::NOT_FOUND,
+            format!("pod {name:?} is not on this node in namespace {namespace:?}"),
+        );
+    };
+    let (view, attempt) = match logs::choose(&pod, name, container, query.previous) {
+        Ok(chosen) => chosen,
+        Err(refusal) => return text(refusal.code, refusal.text),
+    };
+    match Reader::open(&view.directory.attempt(attempt), query.read).await {
+        Ok(reader) => {
+            let body = warp::reply::stream(SyncStream::new(reader.into_stream()));
+            warp::reply::with_header(body, http::header::CONTENT_TYPE, "text/plain").into_response()
+        }
+        Err(error) => text(
+            StatusCode::BAD_REQUEST,
+            format!("the log of container {container:?} cannot be read: {error}"),
+        ),
+    }
+}

@@ -10,3 +10,4 @@ pub mod kubelet_api;
 pub mod logging;
 pub mod pod;
 pub mod printer;
+pub mod settings;

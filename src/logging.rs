@@ -2,9 +2,6 @@
 
 use tracing_subscriber::EnvFilter;
 
-/// The variable that filters logs, in the syntax of `tracing_subscriber::EnvFilter`.
-pub const ENV_LOG: &str = "VK_CMD_LOG";
-
 /// Sets up logging once for the process.
 ///
 /// # Errors

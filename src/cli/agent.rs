@@ -4,23 +4,25 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use crate::settings::env;
+
 /// Run the node agent: register a node with the cluster of a kubeconfig and run its pods.
 #[derive(Debug, Args)]
 pub struct AgentArgs {
     /// The kubeconfig of the cluster to join [default: $HOME/.kube/config]
-    #[arg(long, value_name = "FILE", env = "KUBECONFIG")]
+    #[arg(long, value_name = "FILE", env = env::KUBECONFIG)]
     pub kubeconfig: Option<PathBuf>,
     /// The node's name [default: this host's name]
-    #[arg(long, value_name = "NAME", env = "NODENAME")]
+    #[arg(long, value_name = "NAME", env = env::NODENAME)]
     pub nodename: Option<String>,
     /// Where the control plane reaches this node [default: 127.0.0.1]
-    #[arg(long, value_name = "IP", env = "VKUBELET_POD_IP")]
+    #[arg(long, value_name = "IP", env = env::VKUBELET_POD_IP)]
     pub pod_ip: Option<String>,
     /// The port of the kubelet API; 0 takes a free one
     #[arg(
         long,
         value_name = "PORT",
-        env = "KUBELET_PORT",
+        env = env::KUBELET_PORT,
         default_value = "10250"
     )]
     pub kubelet_port: String,
@@ -37,22 +39,22 @@ pub struct AgentArgs {
     #[arg(long, value_name = "LABELS", value_delimiter = ',')]
     pub node_labels: Vec<String>,
     /// Where pod data lies [default: $XDG_STATE_HOME/vk-cmd/agent or ~/.local/state/vk-cmd/agent]
-    #[arg(long, value_name = "DIR", env = "VK_CMD_ROOT")]
+    #[arg(long, value_name = "DIR", env = env::VK_CMD_ROOT)]
     pub root: Option<PathBuf>,
     /// The certificate of the kubelet API [default: one that the agent makes and signs itself]
-    #[arg(long, value_name = "FILE", env = "APISERVER_CERT_LOCATION")]
+    #[arg(long, value_name = "FILE", env = env::APISERVER_CERT_LOCATION)]
     pub tls_cert_file: Option<PathBuf>,
     /// The key of that certificate
-    #[arg(long, value_name = "FILE", env = "APISERVER_KEY_LOCATION")]
+    #[arg(long, value_name = "FILE", env = env::APISERVER_KEY_LOCATION)]
     pub tls_private_key_file: Option<PathBuf>,
     /// The CA of client certificates at the kubelet API [default: the CA of the kubeconfig]
     #[arg(long, value_name = "FILE")]
     pub client_ca_file: Option<PathBuf>,
     /// The label jiriaf.nodetype
-    #[arg(long, value_name = "TEXT", env = "JIRIAF_NODETYPE")]
+    #[arg(long, value_name = "TEXT", env = env::JIRIAF_NODETYPE)]
     pub nodetype: Option<String>,
     /// The label jiriaf.site
-    #[arg(long, value_name = "TEXT", env = "JIRIAF_SITE")]
+    #[arg(long, value_name = "TEXT", env = env::JIRIAF_SITE)]
     pub site_label: Option<String>,
     /// End the pods when the agent ends, instead of leaving them to the next agent
     #[arg(long)]

@@ -4,11 +4,13 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
+use crate::settings::env;
+
 /// Which cluster, and which namespace.
 #[derive(Debug, Args)]
 pub struct ClusterArgs {
     /// The kubeconfig [default: $KUBECONFIG, else the one of `vk-cmd up`, else ~/.kube/config]
-    #[arg(long, value_name = "FILE", env = "KUBECONFIG")]
+    #[arg(long, value_name = "FILE", env = env::KUBECONFIG)]
     pub kubeconfig: Option<PathBuf>,
     /// The namespace [default: that of the kubeconfig's context]
     #[arg(short, long, value_name = "NAME")]

@@ -12,12 +12,14 @@ pub use up::UpArgs;
 
 use clap::{Parser, Subcommand};
 
+use crate::settings::env;
+
 /// Turns a batch allocation into a Kubernetes node, without root.
 #[derive(Debug, Parser)]
 #[command(name = "vk-cmd", version, about, long_about = None, max_term_width = 100)]
 pub struct Cli {
     /// Which log lines to print, for example `info` or `vk_cmd=debug,warn`
-    #[arg(long, global = true, env = crate::logging::ENV_LOG, default_value = "warn,vk_cmd=info,control_plane=info")]
+    #[arg(long, global = true, env = env::VK_CMD_LOG, default_value = "warn,vk_cmd=info,control_plane=info")]
     pub log: String,
     /// What to do
     #[command(subcommand)]

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use crate::settings::env;
+
 /// Run a control plane and one local node in this process.
 ///
 /// Everything lies in the state directory. Once the node is Ready, stdout gets one line that sets
@@ -11,13 +13,13 @@ use clap::Args;
 #[derive(Debug, Args)]
 pub struct UpArgs {
     /// Where all state lies [default: $XDG_STATE_HOME/vk-cmd or ~/.local/state/vk-cmd]
-    #[arg(long, value_name = "DIR", env = "VK_CMD_STATE_DIR")]
+    #[arg(long, value_name = "DIR", env = env::VK_CMD_STATE_DIR)]
     pub state_dir: Option<PathBuf>,
     /// The loopback port of the API server; where it is taken, a free one is used
     #[arg(long, value_name = "PORT", default_value_t = 6443)]
     pub port: u16,
     /// The name of the local node [default: this host's name]
-    #[arg(long, value_name = "NAME", env = "NODENAME")]
+    #[arg(long, value_name = "NAME", env = env::NODENAME)]
     pub nodename: Option<String>,
     /// Give the node the documented taint, virtual-kubelet.io/provider=mock:NoSchedule
     #[arg(long)]

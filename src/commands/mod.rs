@@ -1,13 +1,13 @@
 //! A file a verb: resolved settings in, exit code out. The wiring of everything else lives here.
 
+pub mod agent;
 pub mod apply;
 pub mod delete;
 pub mod describe;
 pub mod get;
 pub mod logs;
 mod select;
-
-use std::path::PathBuf;
+mod signals;
 
 use anyhow::{Context, Result};
 
@@ -18,8 +18,9 @@ use crate::printer;
 
 /// Runs what was typed, and says on stderr why it failed where it did.
 pub async fn run(cli: Cli) -> Exit {
-    let result = match cli.verb {
-        Verb::Up(_) | Verb::Agent(_) => unreachable!("wired below"),
+    let result: Result<Exit> = match cli.verb {
+        Verb::Up(_) => Err(anyhow::anyhow!("not implemented")),
+        Verb::Agent(args) => agent::run(*args).await,
         Verb::Apply(args) => apply::run(args).await,
         Verb::Get(args) => get::run(args).await,
         Verb::Describe(args) => describe::run(args).await,
@@ -39,7 +40,7 @@ fn exit_of(error: &anyhow::Error) -> Exit {
 
 /// Connects the small client: the kubeconfig that was named, else the user's, else that of `up`.
 async fn connect(cluster: &ClusterArgs) -> Result<Connection> {
-    let local = default_state_dir()?.join("admin.kubeconfig");
+    let local = crate::settings::default_state_dir()?.join("admin.kubeconfig");
     let path = match &cluster.kubeconfig {
         Some(path) => Some(path.clone()),
         None => local.exists().then_some(local),
@@ -51,26 +52,4 @@ async fn connect(cluster: &ClusterArgs) -> Result<Connection> {
     Connection::open(path.as_deref(), cluster.namespace.clone())
         .await
         .with_context(|| format!("no cluster: kubeconfig {named}"))
-}
-
-/// `$XDG_STATE_HOME/vk-cmd`, else `~/.local/state/vk-cmd`.
-///
-/// # Errors
-/// Where neither `XDG_STATE_HOME` nor `HOME` is set.
-pub fn default_state_dir() -> Result<PathBuf, UsageError> {
-    let absolute = |key: &str| {
-        std::env::var_os(key)
-            .map(PathBuf::from)
-            .filter(|path| path.is_absolute())
-    };
-    absolute("XDG_STATE_HOME")
-        .or_else(|| absolute("HOME").map(|home| home.join(".local/state")))
-        .map(|base| base.join("vk-cmd"))
-        .ok_or_else(|| UsageError {
-            key: "HOME".to_owned(),
-            value: String::new(),
-            problem: "is not set, so there is no place for the state".to_owned(),
-            origin: "environment".to_owned(),
-            mend: "set HOME, or name a directory with --state-dir".to_owned(),
-        })
 }

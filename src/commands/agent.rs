@@ -1,0 +1,144 @@
+//! `vk-cmd agent`: joins the cluster of a kubeconfig.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use futures::FutureExt;
+use k8s_openapi::api::core::v1::Taint;
+use kube::Config;
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use tokio::sync::oneshot;
+
+use crate::agent::{self, AgentSettings, Outcome, Service, Shutdown};
+use crate::cli::AgentArgs;
+use crate::exit::{Exit, UsageError};
+use crate::kubelet_api::{self, Listener, ServingCertificate};
+use crate::settings::agent::{AgentConfig, hostname};
+
+/// The key of the documented taint; its value is the provider's name.
+pub const TAINT_KEY: &str = "virtual-kubelet.io/provider";
+
+/// Runs the agent until a signal ends it.
+///
+/// # Errors
+/// Wrong settings, a kubeconfig that cannot be used, a port that is taken.
+pub async fn run(args: AgentArgs) -> Result<Exit> {
+    let config = AgentConfig::resolve(args)?;
+    let kube = read_kubeconfig(&config).await?;
+    let client_ca = match &config.client_ca {
+        Some(path) => CertificateDer::pem_file_iter(path)
+            .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+            .with_context(|| format!("--client-ca-file {}", path.display()))?,
+        None => kube
+            .root_cert
+            .iter()
+            .flatten()
+            .map(|der| CertificateDer::from(der.clone()))
+            .collect(),
+    };
+    let serving = match config.serving.clone() {
+        Some((certificate, key)) => ServingCertificate::Files { certificate, key },
+        None => ServingCertificate::SelfSigned {
+            names: vec![config.node_name.clone(), config.address.to_string()],
+        },
+    };
+    let drain_on_exit = config.drain_on_exit;
+    let node = Node {
+        name: config.node_name,
+        base: config.base,
+        address: config.address,
+        labels: config.labels,
+        provider: config.provider,
+        listen: SocketAddr::new(config.kubelet_address, config.kubelet_port),
+        serving,
+        client_ca,
+    };
+    let settings = settle(node, kube, None).await?;
+    let shutdown = Shutdown::default();
+    let signals = super::signals::Signals::install()?;
+    let outcome = tokio::select! {
+        // Not polled again after it ended; the other arm never ends.
+        outcome = agent::run(settings, shutdown.clone()) => outcome?,
+        never = signals.steer(&shutdown, drain_on_exit) => match never {},
+    };
+    Ok(match outcome {
+        Outcome::Drained | Outcome::Aborted => Exit::Success,
+        Outcome::SteppedDown => Exit::Failure,
+    })
+}
+
+/// One node, as its commands describe it.
+pub(super) struct Node {
+    pub(super) name: String,
+    pub(super) base: PathBuf,
+    pub(super) address: IpAddr,
+    pub(super) labels: BTreeMap<String, String>,
+    pub(super) provider: Option<String>,
+    pub(super) listen: SocketAddr,
+    pub(super) serving: ServingCertificate,
+    pub(super) client_ca: Vec<CertificateDer<'static>>,
+}
+
+/// Binds the kubelet API and makes the agent's settings.
+pub(super) async fn settle(
+    node: Node,
+    config: Config,
+    on_ready: Option<oneshot::Sender<()>>,
+) -> Result<AgentSettings> {
+    let listener = Listener::bind(node.listen).await?;
+    let kubelet_port = listener.address().port();
+    let tls = Arc::new(kubelet_api::server_config(&node.serving, &node.client_ca)?);
+    let name = node.name.clone();
+    let service: Service = Box::new(move |context| {
+        async move {
+            kubelet_api::serve(listener, tls, name, context).await;
+            Ok(())
+        }
+        .boxed()
+    });
+    Ok(AgentSettings {
+        config,
+        node_name: node.name,
+        base: node.base,
+        home: std::env::var_os("HOME")
+            .map(PathBuf::from)
+            .filter(|home| home.is_absolute()),
+        address: node.address,
+        hostname: hostname(),
+        kubelet_port,
+        labels: node.labels,
+        taint: node.provider.map(|provider| Taint {
+            key: TAINT_KEY.to_owned(),
+            value: Some(provider),
+            effect: "NoSchedule".to_owned(),
+            time_added: None,
+        }),
+        shim: std::env::current_exe().context("the path of this program")?,
+        environment: std::env::vars().collect(),
+        environment_deny: Vec::new(),
+        service: Some(service),
+        on_ready,
+    })
+}
+
+async fn read_kubeconfig(config: &AgentConfig) -> Result<Config> {
+    let path = &config.kubeconfig;
+    let usage = |error: &dyn std::error::Error| UsageError {
+        key: "KUBECONFIG".to_owned(),
+        value: path.display().to_string(),
+        problem: format!("cannot be used: {error}"),
+        origin: "command line, environment or default".to_owned(),
+        mend: "name a kubeconfig that this user may read".to_owned(),
+    };
+    let file = Kubeconfig::read_from(path).map_err(|error| usage(&error))?;
+    Ok(
+        Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
+            .await
+            .map_err(|error| usage(&error))?,
+    )
+}

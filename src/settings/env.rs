@@ -1,0 +1,26 @@
+//! Every environment variable that vk-cmd reads, in one place.
+//!
+//! The documents' names are a contract (`docs/configuration.md` lists them for users).
+
+/// The kubeconfig of the cluster; default `$HOME/.kube/config`.
+pub const KUBECONFIG: &str = "KUBECONFIG";
+/// The name of the node.
+pub const NODENAME: &str = "NODENAME";
+/// Where the control plane reaches the node: InternalIP, `hostIP`, `podIP`.
+pub const VKUBELET_POD_IP: &str = "VKUBELET_POD_IP";
+/// The port of the kubelet API; default 10250.
+pub const KUBELET_PORT: &str = "KUBELET_PORT";
+/// The serving certificate of the kubelet API.
+pub const APISERVER_CERT_LOCATION: &str = "APISERVER_CERT_LOCATION";
+/// The key of that certificate.
+pub const APISERVER_KEY_LOCATION: &str = "APISERVER_KEY_LOCATION";
+/// The node's label `jiriaf.nodetype`.
+pub const JIRIAF_NODETYPE: &str = "JIRIAF_NODETYPE";
+/// The node's label `jiriaf.site`.
+pub const JIRIAF_SITE: &str = "JIRIAF_SITE";
+/// Where `vk-cmd up` keeps its state.
+pub const VK_CMD_STATE_DIR: &str = "VK_CMD_STATE_DIR";
+/// Where `vk-cmd agent` keeps pod data.
+pub const VK_CMD_ROOT: &str = "VK_CMD_ROOT";
+/// Which log lines to print.
+pub const VK_CMD_LOG: &str = "VK_CMD_LOG";

@@ -6,6 +6,7 @@ pub mod codec;
 pub mod defaults;
 pub mod openapi;
 pub mod patch;
+pub mod quantity;
 pub mod registry;
 pub mod resource;
 pub mod schema;

@@ -38,8 +38,8 @@ pub fn json(document: &Value, patch: &[u8]) -> Result<Value, PatchError> {
 
 fn parse(patch: &[u8]) -> Result<Vec<Operation>, PatchError> {
     let malformed = |words: String| PatchError::Malformed(format!("error decoding patch: {words}"));
-    let value: Value = serde_json::from_slice(patch)
-        .map_err(|error| malformed(syntax_error(patch, &error)))?;
+    let value: Value =
+        serde_json::from_slice(patch).map_err(|error| malformed(syntax_error(patch, &error)))?;
     let Value::Array(items) = value else {
         return Err(malformed(format!(
             "json: cannot unmarshal {} into Go value of type []handlers.jsonPatchOp",
@@ -343,7 +343,10 @@ mod tests {
         ] {
             let document = value!({"a": 1, "list": [0]});
             let error = apply(document, value!([operation])).expect_err("fits");
-            assert!(matches!(error, PatchError::Unfit(_)), "{operation}: {error}");
+            assert!(
+                matches!(error, PatchError::Unfit(_)),
+                "{operation}: {error}"
+            );
             let error = ApiError::from(error);
             assert_eq!(error.code.as_u16(), 422);
             assert_eq!(

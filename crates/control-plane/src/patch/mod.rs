@@ -11,7 +11,7 @@ mod json;
 mod merge;
 mod strategic;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 
 pub use gofmt::go_value;
 pub use json::json;

@@ -227,7 +227,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_answer_is_kept_for_its_time_and_no_longer() {
-        let cache = Cache(Mutex::default());
+        let cache = Cache::<bool>::default();
         let now = Instant::now();
         cache.put(1, now + DENIED_TTL, false, now);
         assert_eq!(

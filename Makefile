@@ -1,0 +1,45 @@
+# The targets are the steps of CI. `make quickstart` runs the main job, `make test` the tests.
+
+CARGO ?= cargo
+BIN := target/fast/vk-cmd
+STATE ?= target/quickstart
+
+.PHONY: help quickstart build test check fmt lint deny doc release bench clean tools
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
+
+tools:
+	@command -v $(CARGO) >/dev/null || { echo "make: cargo is missing: install a Rust toolchain (rustup.rs, or your distribution's rustup)" >&2; exit 1; }
+	@command -v cc >/dev/null || { echo "make: cc is missing: install a C compiler (Debian: apt-get install gcc libc6-dev)" >&2; exit 1; }
+
+build: tools ## build the program, optimised, quick to build
+	$(CARGO) build --locked --profile fast --bin vk-cmd
+
+quickstart: build ## run a control plane, a node and a pod; print the pod's output
+	$(BIN) up --state-dir $(STATE) --apply examples/quickstart.yaml --wait --logs
+
+test: fmt lint doc ## all tests
+	$(CARGO) build --locked --profile fast --bin vk-cmd
+	$(CARGO) test --locked --workspace
+
+check: fmt lint deny doc ## what needs no run of the program
+
+fmt: tools
+	$(CARGO) fmt --all --check
+
+lint: tools
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+
+deny: tools ## licences, bans and sources of dependencies
+	@command -v cargo-deny >/dev/null || { echo "SKIPPED deny: cargo-deny is missing (cargo install --locked cargo-deny)"; exit 0; } && \
+	if command -v cargo-deny >/dev/null; then $(CARGO) deny --offline --locked check licenses bans sources; fi
+
+doc: tools
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps --document-private-items
+
+release: tools ## the static binary: target/x86_64-unknown-linux-musl/release/vk-cmd
+	$(CARGO) build --locked --release --target x86_64-unknown-linux-musl --bin vk-cmd
+
+clean:
+	$(CARGO) clean

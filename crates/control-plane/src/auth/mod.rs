@@ -6,7 +6,11 @@
 //! [`forbidden`].
 
 pub mod files;
+pub mod graph;
+pub mod node;
 pub mod pki;
+pub mod rbac;
+pub mod rules;
 
 use std::collections::BTreeMap;
 

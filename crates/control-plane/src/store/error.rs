@@ -86,6 +86,14 @@ pub enum CommitError {
         #[source]
         source: Arc<io::Error>,
     },
+    /// The object is larger than the store takes.
+    #[error("the object has {bytes} bytes and the store takes {limit}")]
+    TooLarge {
+        /// The size of the object.
+        bytes: usize,
+        /// The largest size.
+        limit: usize,
+    },
     /// The store is closed.
     #[error("the store is closed")]
     Closed,

@@ -74,9 +74,9 @@ impl Member<'_> {
 }
 
 impl<'a> Place<'a> {
-    fn of(kind: &'a Kind) -> Self {
+    fn of(kind: Kind) -> Self {
         match schema().resolve(kind) {
-            Kind::Named(id) if schema().get(*id).special().is_none() => Self::Struct(*id),
+            Kind::Named(id) if schema().get(id).special().is_none() => Self::Struct(id),
             Kind::Map(value) => Self::Map(value),
             _ => Self::Unknown,
         }
@@ -89,7 +89,7 @@ impl<'a> Place<'a> {
                 Some(field) => Member::of(field),
                 None => Member::plain(Self::Unknown),
             },
-            Self::Map(kind) => Member::plain(Self::of(items_of(kind))),
+            Self::Map(kind) => Member::plain(Self::of(items_of(*kind))),
             Self::Unknown => Member::plain(Self::Unknown),
         }
     }
@@ -100,7 +100,7 @@ impl<'a> Member<'a> {
         Self {
             strategy: field.patch_strategy,
             merge_key: field.patch_merge_key,
-            below: Place::of(items_of(&field.kind)),
+            below: Place::of(items_of(field.kind)),
         }
     }
 
@@ -113,9 +113,9 @@ impl<'a> Member<'a> {
     }
 }
 
-fn items_of(kind: &Kind) -> &Kind {
+fn items_of(kind: Kind) -> Kind {
     match schema().resolve(kind) {
-        Kind::List(items) => items,
+        Kind::List(items) => *items,
         other => other,
     }
 }

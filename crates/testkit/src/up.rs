@@ -1,0 +1,232 @@
+//! `vk-cmd up` as a fixture.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+
+use crate::kubectl::{Kubectl, Output};
+use crate::wait::eventually;
+
+/// Describes an [`Up`].
+#[derive(Debug)]
+pub struct UpBuilder {
+    program: PathBuf,
+    place: Option<Arc<TempDir>>,
+    args: Vec<String>,
+    env: Vec<(String, String)>,
+}
+
+/// A running `vk-cmd up`.
+#[derive(Debug)]
+pub struct Up {
+    program: PathBuf,
+    place: Arc<TempDir>,
+    child: Child,
+    /// The kubeconfig of the administrator.
+    pub kubeconfig: PathBuf,
+}
+
+impl UpBuilder {
+    /// Adds words to the command line.
+    #[must_use]
+    pub fn args(mut self, words: &[&str]) -> Self {
+        self.args.extend(words.iter().map(|word| (*word).to_owned()));
+        self
+    }
+
+    /// Sets a variable.
+    #[must_use]
+    pub fn env(mut self, key: &str, value: &str) -> Self {
+        self.env.push((key.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Uses home and state of an earlier run.
+    #[must_use]
+    pub fn at(mut self, place: &Arc<TempDir>) -> Self {
+        self.place = Some(Arc::clone(place));
+        self
+    }
+
+    /// The command, not yet run; for runs that are to fail.
+    pub fn command(&mut self) -> Command {
+        let place = self
+            .place
+            .get_or_insert_with(|| Arc::new(tempfile::tempdir().expect("a directory")));
+        let home = place.path().join("home");
+        std::fs::create_dir_all(&home).expect("a home");
+        let mut command = Command::new(&self.program);
+        command
+            .arg("up")
+            .arg("--state-dir")
+            .arg(place.path().join("state"))
+            .args(["--port", "0"])
+            .args(&self.args)
+            .env("HOME", &home)
+            .env_remove("KUBECONFIG")
+            .envs(self.env.iter().cloned())
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Starts it and waits for the line that says the node is Ready.
+    ///
+    /// # Panics
+    /// Where it ends before, with its stderr.
+    #[track_caller]
+    pub fn start(mut self) -> Up {
+        let mut command = self.command();
+        let place = self.place.take().expect("command() set it");
+        let log = place.path().join("up.log");
+        let stderr = File::options()
+            .create(true)
+            .append(true)
+            .open(&log)
+            .expect("a log");
+        let mut child = command
+            .stdout(Stdio::piped())
+            .stderr(stderr)
+            .spawn()
+            .expect("the program runs");
+        let mut line = String::new();
+        let stdout = child.stdout.take().expect("it is piped");
+        BufReader::new(stdout)
+            .read_line(&mut line)
+            .expect("its output");
+        let Some(path) = line.trim_end().strip_prefix("export KUBECONFIG=") else {
+            let status = child.wait();
+            let log = std::fs::read_to_string(&log).unwrap_or_default();
+            panic!("no KUBECONFIG but {line:?}; ended with {status:?}; stderr:\n{log}");
+        };
+        let kubeconfig = PathBuf::from(path.trim_matches('\''));
+        Up {
+            program: self.program,
+            place,
+            child,
+            kubeconfig,
+        }
+    }
+}
+
+impl Up {
+    /// Describes a run of `program` in a new place.
+    pub fn of(program: &str) -> UpBuilder {
+        UpBuilder {
+            program: program.into(),
+            place: None,
+            args: Vec::new(),
+            env: Vec::new(),
+        }
+    }
+
+    /// Home and state, for a later run.
+    pub fn place(&self) -> Arc<TempDir> {
+        Arc::clone(&self.place)
+    }
+
+    /// The home that pods and clients see.
+    pub fn home(&self) -> PathBuf {
+        self.place.path().join("home")
+    }
+
+    /// The state directory.
+    pub fn state(&self) -> PathBuf {
+        self.place.path().join("state")
+    }
+
+    /// What it wrote to stderr so far.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.place.path().join("up.log")).unwrap_or_default()
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> Pid {
+        Pid::from_raw(self.child.id().cast_signed())
+    }
+
+    /// The real kubectl; none where there is none.
+    pub fn kubectl(&self) -> Option<Kubectl> {
+        Kubectl::new(&self.kubeconfig, &self.home())
+    }
+
+    /// Runs the program's own client.
+    #[track_caller]
+    pub fn client(&self, line: &str) -> Output {
+        Output::of(
+            Command::new(&self.program)
+                .args(line.split_whitespace())
+                .env("KUBECONFIG", &self.kubeconfig)
+                .env("HOME", self.home())
+                .stdin(Stdio::null()),
+        )
+    }
+
+    /// `kill -9`.
+    ///
+    /// # Panics
+    /// Where it is gone already.
+    pub fn kill(mut self) -> Arc<TempDir> {
+        kill(self.pid(), Signal::SIGKILL).expect("it runs");
+        self.child.wait().expect("it is our child");
+        self.place()
+    }
+
+    /// Ctrl-C, and waits for the end.
+    ///
+    /// # Panics
+    /// Where it is gone already.
+    pub fn interrupt(mut self) -> (ExitStatus, Arc<TempDir>) {
+        kill(self.pid(), Signal::SIGINT).expect("it runs");
+        let status = self.child.wait().expect("it is our child");
+        (status, self.place())
+    }
+}
+
+impl Drop for Up {
+    fn drop(&mut self) {
+        if matches!(self.child.try_wait(), Ok(Some(_))) {
+            // Killed on purpose; whoever holds the place may go on with it.
+            if Arc::strong_count(&self.place) == 1 {
+                end_processes_of(self.place.path());
+            }
+            return;
+        }
+        let _ = kill(self.pid(), Signal::SIGKILL);
+        let _ = self.child.wait();
+        if Arc::strong_count(&self.place) == 1 {
+            end_processes_of(self.place.path());
+        }
+    }
+}
+
+/// Ends every process that works below `place`: containers outlive their agent by design.
+pub(crate) fn end_processes_of(place: &Path) {
+    eventually("processes of a test end", || {
+        let mut left = Vec::new();
+        for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
+                continue;
+            };
+            let below = |link: &str| {
+                std::fs::read_link(entry.path().join(link))
+                    .is_ok_and(|target| target.starts_with(place))
+            };
+            let named = || {
+                let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+                let place = place.as_os_str().as_encoded_bytes();
+                line.windows(place.len()).any(|window| window == place)
+            };
+            if pid != std::process::id().cast_signed() && (below("cwd") || named()) {
+                let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+                left.push(pid);
+            }
+        }
+        if left.is_empty() { Ok(()) } else { Err(left) }
+    });
+}

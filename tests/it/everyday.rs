@@ -1,0 +1,1 @@
+//! Everyday work with the real kubectl.

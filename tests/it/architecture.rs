@@ -6,22 +6,47 @@ use std::path::Path;
 const WALLS: &[(&str, &[&str], &str)] = &[
     (
         "src/container",
-        &["k8s_openapi", "kube::", "crate::pod", "crate::node", "crate::kubelet_api", "crate::commands", "control_plane"],
+        &[
+            "k8s_openapi",
+            "kube::",
+            "crate::pod",
+            "crate::node",
+            "crate::kubelet_api",
+            "crate::commands",
+            "control_plane",
+        ],
         "containers know no Kubernetes",
     ),
     (
         "src/pod",
-        &["crate::kubelet_api", "crate::commands", "crate::cli", "control_plane"],
+        &[
+            "crate::kubelet_api",
+            "crate::commands",
+            "crate::cli",
+            "control_plane",
+        ],
         "pods know no HTTP server and no command line",
     ),
     (
         "src/node",
-        &["crate::kubelet_api", "crate::commands", "crate::cli", "control_plane"],
+        &[
+            "crate::kubelet_api",
+            "crate::commands",
+            "crate::cli",
+            "control_plane",
+        ],
         "the node knows no HTTP server and no command line",
     ),
     (
         "src/client",
-        &["crate::pod", "crate::node", "crate::container", "crate::commands", "crate::cli", "control_plane"],
+        &[
+            "crate::pod",
+            "crate::node",
+            "crate::container",
+            "crate::commands",
+            "crate::cli",
+            "control_plane",
+        ],
         "the client works against any cluster",
     ),
     (
@@ -31,7 +56,13 @@ const WALLS: &[(&str, &[&str], &str)] = &[
     ),
     (
         "src/cli",
-        &["crate::commands", "crate::pod", "crate::node", "crate::container", "control_plane"],
+        &[
+            "crate::commands",
+            "crate::pod",
+            "crate::node",
+            "crate::container",
+            "control_plane",
+        ],
         "the command line is types alone",
     ),
     (
@@ -42,7 +73,8 @@ const WALLS: &[(&str, &[&str], &str)] = &[
 ];
 
 fn sources(dir: &Path, into: &mut Vec<std::path::PathBuf>) {
-    let entries = std::fs::read_dir(dir).unwrap_or_else(|error| panic!("{}: {error}", dir.display()));
+    let entries =
+        std::fs::read_dir(dir).unwrap_or_else(|error| panic!("{}: {error}", dir.display()));
     for entry in entries {
         let path = entry.expect("an entry").path();
         if path.is_dir() {

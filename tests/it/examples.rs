@@ -10,10 +10,21 @@ const EXAMPLES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples");
 
 #[test]
 fn the_quick_start_prints_the_output_of_the_script_and_ends_well() {
-    let mut up = Up::of(VK_CMD).args(&["--apply", &format!("{EXAMPLES}/quickstart.yaml"), "--wait", "--logs"]);
+    let mut up = Up::of(VK_CMD).args(&[
+        "--apply",
+        &format!("{EXAMPLES}/quickstart.yaml"),
+        "--wait",
+        "--logs",
+    ]);
     let output = Output::of(&mut up.command());
-    assert!(output.stdout.starts_with("export KUBECONFIG="), "{output:#?}");
-    assert!(output.stdout.contains("as Linux processes: pid "), "{output:#?}");
+    assert!(
+        output.stdout.starts_with("export KUBECONFIG="),
+        "{output:#?}"
+    );
+    assert!(
+        output.stdout.contains("as Linux processes: pid "),
+        "{output:#?}"
+    );
     assert_eq!(output.code, 0, "{output:#?}");
 }
 
@@ -29,34 +40,60 @@ fn a_pod_that_fails_gives_its_exit_code_to_the_shell() {
         .stderr(Stdio::piped())
         .spawn()
         .expect("it runs");
-    std::io::Write::write_all(&mut child.stdin.take().expect("piped"), pod.as_bytes()).expect("it reads");
+    std::io::Write::write_all(&mut child.stdin.take().expect("piped"), pod.as_bytes())
+        .expect("it reads");
     let done = child.wait_with_output().expect("it ends");
     let stdout = String::from_utf8_lossy(&done.stdout);
-    assert_eq!(done.status.code(), Some(7), "{stdout}\n{}", String::from_utf8_lossy(&done.stderr));
-    assert!(stdout.contains("out\n") && stdout.contains("err\n"), "{stdout}");
+    assert_eq!(
+        done.status.code(),
+        Some(7),
+        "{stdout}\n{}",
+        String::from_utf8_lossy(&done.stderr)
+    );
+    assert!(
+        stdout.contains("out\n") && stdout.contains("err\n"),
+        "{stdout}"
+    );
 }
 
 #[test]
 fn the_documents_pod_runs_its_script_and_leaves_nothing_behind() {
     let up = Up::of(VK_CMD).start();
-    let Some(kubectl) = up.kubectl() else { return skip!("kubectl is missing") };
+    let Some(kubectl) = up.kubectl() else {
+        return skip!("kubectl is missing");
+    };
     if testkit::find_program("stress").is_none() {
         return skip!("stress is missing (Debian: apt-get install stress)");
     }
-    kubectl.run(&format!("apply -f {EXAMPLES}/direct-stress.yaml")).ok();
-    kubectl.run("wait --for=condition=Ready pod/p1 --timeout=60s").ok();
-    let group = std::fs::read_to_string(up.home().join("p1/containers/c1/pgid")).expect("the documented pgid file");
+    kubectl
+        .run(&format!("apply -f {EXAMPLES}/direct-stress.yaml"))
+        .ok();
+    kubectl
+        .run("wait --for=condition=Ready pod/p1 --timeout=60s")
+        .ok();
+    let group = std::fs::read_to_string(up.home().join("p1/containers/c1/pgid"))
+        .expect("the documented pgid file");
     let group: i32 = group.trim().parse().expect("a number");
     let in_group = || {
-        let done = Command::new("pgrep").args(["-g", &group.to_string()]).output().expect("pgrep runs");
+        let done = Command::new("pgrep")
+            .args(["-g", &group.to_string()])
+            .output()
+            .expect("pgrep runs");
         String::from_utf8_lossy(&done.stdout).lines().count()
     };
     // bash, stress, and its two workers.
-    testkit::eventually("stress works in the container's process group", || match in_group() {
-        count if count >= 3 => Ok(()),
-        count => Err(count),
-    });
-    assert!(up.home().join("p1/containers/c1/stress/job1/stress.sh").exists());
+    testkit::eventually(
+        "stress works in the container's process group",
+        || match in_group() {
+            count if count >= 3 => Ok(()),
+            count => Err(count),
+        },
+    );
+    assert!(
+        up.home()
+            .join("p1/containers/c1/stress/job1/stress.sh")
+            .exists()
+    );
     kubectl.run("delete pod p1 --grace-period=1").ok();
     assert_eq!(in_group(), 0);
     assert!(!up.home().join("p1").exists());
@@ -65,12 +102,18 @@ fn the_documents_pod_runs_its_script_and_leaves_nothing_behind() {
 #[test]
 fn a_pod_for_agents_lands_on_the_tainted_node_and_another_waits() {
     let up = Up::of(VK_CMD).args(&["--taint"]).start();
-    let Some(kubectl) = up.kubectl() else { return skip!("kubectl is missing") };
-    kubectl.run(&format!("apply -f {EXAMPLES}/node-selector.yaml")).ok();
+    let Some(kubectl) = up.kubectl() else {
+        return skip!("kubectl is missing");
+    };
+    kubectl
+        .run(&format!("apply -f {EXAMPLES}/node-selector.yaml"))
+        .ok();
     kubectl
         .run("wait --for=jsonpath={.status.phase}=Succeeded pod/on-agent --timeout=60s")
         .ok();
-    kubectl.run("run plain --image=host --restart=Never --command -- true").ok();
+    kubectl
+        .run("run plain --image=host --restart=Never --command -- true")
+        .ok();
     kubectl
         .run("wait --for=jsonpath={.status.conditions[0].reason}=Unschedulable pod/plain --timeout=60s")
         .ok();

@@ -19,8 +19,14 @@ fn an_object_is_applied_printed_described_and_deleted() {
         "apiVersion: v1\nkind: Pod\nmetadata: {name: p, labels: {a: b}}\nspec:\n  restartPolicy: Never\n  containers:\n  \
          - {name: c, image: host, command: [sh, -c, 'echo one; echo two']}\n",
     );
-    assert_eq!(up.client(&format!("apply -f {file}")).ok(), "pod/p created\n");
-    assert_eq!(up.client(&format!("apply -f {file}")).ok(), "pod/p unchanged\n");
+    assert_eq!(
+        up.client(&format!("apply -f {file}")).ok(),
+        "pod/p created\n"
+    );
+    assert_eq!(
+        up.client(&format!("apply -f {file}")).ok(),
+        "pod/p unchanged\n"
+    );
     // Follows until the container has ended: what is printed is all.
     testkit::eventually("the log begins", || {
         let log = up.client("logs p --follow");
@@ -29,14 +35,26 @@ fn an_object_is_applied_printed_described_and_deleted() {
     assert_eq!(up.client("logs p --tail 1").ok(), "two\n");
     let table = testkit::eventually("the pod completes", || {
         let table = up.client("get pods -l a=b").ok();
-        if table.contains("Completed") { Ok(table) } else { Err(table) }
+        if table.contains("Completed") {
+            Ok(table)
+        } else {
+            Err(table)
+        }
     });
-    let head: Vec<_> = table.lines().next().expect("a head").split_whitespace().collect();
+    let head: Vec<_> = table
+        .lines()
+        .next()
+        .expect("a head")
+        .split_whitespace()
+        .collect();
     assert_eq!(head, ["NAME", "READY", "STATUS", "RESTARTS", "AGE"]);
     assert_eq!(up.client("get pod/p -o name").ok(), "pod/p\n");
     let described = up.client("describe pod p").ok();
     for word in ["name: p", "Scheduled", "Started", "exitCode: 0"] {
-        assert!(described.contains(word), "{word} is missing in:\n{described}");
+        assert!(
+            described.contains(word),
+            "{word} is missing in:\n{described}"
+        );
     }
     assert_eq!(up.client("delete pod p").ok(), "pod \"p\" deleted\n");
     let gone = up.client("get pod p").fails_with(1);
@@ -48,10 +66,16 @@ fn what_is_wrong_is_said_with_its_place_and_exit_code_2() {
     let up = Up::of(VK_CMD).start();
     let file = manifest(&up, "bad.yaml", "kind: Pod\nmetadata: {name: p}\n");
     let error = up.client(&format!("apply -f {file}")).fails_with(2);
-    assert!(error.contains("bad.yaml (document 1): apiVersion is missing"), "{error}");
+    assert!(
+        error.contains("bad.yaml (document 1): apiVersion is missing"),
+        "{error}"
+    );
     let file = manifest(&up, "syntax.yaml", "a: [\n");
     let error = up.client(&format!("apply -f {file}")).fails_with(2);
-    assert!(error.contains("syntax.yaml (document 1): is not YAML"), "{error}");
+    assert!(
+        error.contains("syntax.yaml (document 1): is not YAML"),
+        "{error}"
+    );
     let error = up.client("get podz").fails_with(2);
     assert!(error.contains("did you mean \"pods\"?"), "{error}");
     let error = up.client("delete pods").fails_with(2);

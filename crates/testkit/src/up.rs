@@ -36,7 +36,8 @@ impl UpBuilder {
     /// Adds words to the command line.
     #[must_use]
     pub fn args(mut self, words: &[&str]) -> Self {
-        self.args.extend(words.iter().map(|word| (*word).to_owned()));
+        self.args
+            .extend(words.iter().map(|word| (*word).to_owned()));
         self
     }
 
@@ -210,7 +211,11 @@ pub(crate) fn end_processes_of(place: &Path) {
     eventually("processes of a test end", || {
         let mut left = Vec::new();
         for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
-            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
+            let Some(pid) = entry
+                .file_name()
+                .to_str()
+                .and_then(|name| name.parse().ok())
+            else {
                 continue;
             };
             let below = |link: &str| {

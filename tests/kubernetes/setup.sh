@@ -71,7 +71,7 @@ linker_flags_of() {
         echo "-s -w -X sigs.k8s.io/kwok/pkg/consts.Version=$(version_of "$1" sigs.k8s.io/kwok)"
         ;;
     metrics-server)
-        echo "-s -w -X sigs.k8s.io/metrics-server/pkg/version.gitVersion=$(version_of "$1" sigs.k8s.io/metrics-server)"
+        echo "-s -w -X k8s.io/client-go/pkg/version.gitVersion=$(version_of "$1" sigs.k8s.io/metrics-server)"
         ;;
     *)
         echo "-s -w"

@@ -134,7 +134,10 @@ const VOLUME_SECRETS: [(&str, &str); 11] = [
 pub fn references(pod: &Value, pod_name: &str, found: &mut dyn FnMut(RefKind, &str)) {
     let Some(spec) = pod.get("spec") else { return };
     let mut see = |kind, value: Option<&Value>| {
-        if let Some(name) = value.and_then(Value::as_str).filter(|name| !name.is_empty()) {
+        if let Some(name) = value
+            .and_then(Value::as_str)
+            .filter(|name| !name.is_empty())
+        {
             found(kind, name);
         }
     };
@@ -242,9 +245,17 @@ mod tests {
         assert_eq!(
             seen,
             [
-                "ConfigMap c1", "ConfigMap c2", "ConfigMap c3", "ConfigMap c4",
-                "PersistentVolumeClaim p1", "PersistentVolumeClaim pod-d",
-                "Secret pull", "Secret s1", "Secret s2", "Secret s3", "Secret s4",
+                "ConfigMap c1",
+                "ConfigMap c2",
+                "ConfigMap c3",
+                "ConfigMap c4",
+                "PersistentVolumeClaim p1",
+                "PersistentVolumeClaim pod-d",
+                "Secret pull",
+                "Secret s1",
+                "Secret s2",
+                "Secret s3",
+                "Secret s4",
                 "ServiceAccount sa",
             ]
         );

@@ -193,9 +193,7 @@ impl Request<'_> {
         }
         // The name of a lease to be created is only known to admission.
         if verb != "create" && name != self.node {
-            return deny(
-                "can only access node lease with the same name as the requesting node",
-            );
+            return deny("can only access node lease with the same name as the requesting node");
         }
         allow()
     }
@@ -358,8 +356,7 @@ mod tests {
         }
     }
 
-    const UNRELATED: Option<&str> =
-        Some("no relationship found between node 'n1' and this object");
+    const UNRELATED: Option<&str> = Some("no relationship found between node 'n1' and this object");
 
     #[test]
     fn a_node_reads_what_its_pods_name_and_nothing_else() {
@@ -369,13 +366,31 @@ mod tests {
             ("get", "secrets", "default", "other", UNRELATED),
             ("get", "secrets", "other", "s", UNRELATED),
             ("list", "secrets", "default", "", Some(NO_NAME)),
-            ("list", "secrets", "", "", Some("can only read namespaced object of this type")),
-            ("delete", "secrets", "default", "s", Some("can only read resources of this type")),
+            (
+                "list",
+                "secrets",
+                "",
+                "",
+                Some("can only read namespaced object of this type"),
+            ),
+            (
+                "delete",
+                "secrets",
+                "default",
+                "s",
+                Some("can only read resources of this type"),
+            ),
             ("get", "configmaps", "default", "c", None),
             ("get", "configmaps", "default", "s", UNRELATED),
             ("get", "persistentvolumes", "", "mine", None),
             ("get", "persistentvolumes", "", "other", UNRELATED),
-            ("list", "persistentvolumes", "", "", Some("can only get individual resources of this type")),
+            (
+                "list",
+                "persistentvolumes",
+                "",
+                "",
+                Some("can only get individual resources of this type"),
+            ),
             ("list", "services", "", "", None),
             ("list", "events", "", "", Some("")),
         ]);
@@ -385,15 +400,39 @@ mod tests {
     fn a_node_sees_its_own_node_and_pods() {
         check(&[
             ("get", "nodes", "", "n1", None),
-            ("get", "nodes", "", "n2", Some("node 'n1' cannot read 'n2', only its own Node object")),
-            ("list", "nodes", "", "", Some("node 'n1' cannot read all nodes, only its own Node object")),
+            (
+                "get",
+                "nodes",
+                "",
+                "n2",
+                Some("node 'n1' cannot read 'n2', only its own Node object"),
+            ),
+            (
+                "list",
+                "nodes",
+                "",
+                "",
+                Some("node 'n1' cannot read all nodes, only its own Node object"),
+            ),
             ("patch", "nodes/status", "", "n1", None),
             ("delete", "nodes", "", "n1", Some("")),
             ("get", "pods", "default", "p", None),
             ("get", "pods", "default", "q", UNRELATED),
             ("list", "pods?spec.nodeName=n1", "", "", None),
-            ("watch", "pods?spec.nodeName=n2", "", "", Some("can only list/watch pods with spec.nodeName field selector")),
-            ("list", "pods", "", "", Some("can only list/watch pods with spec.nodeName field selector")),
+            (
+                "watch",
+                "pods?spec.nodeName=n2",
+                "",
+                "",
+                Some("can only list/watch pods with spec.nodeName field selector"),
+            ),
+            (
+                "list",
+                "pods",
+                "",
+                "",
+                Some("can only list/watch pods with spec.nodeName field selector"),
+            ),
             ("patch", "pods/status", "default", "p", None),
             ("get", "pods/status", "default", "p", Some("")),
             ("get", "pods/log", "default", "p", Some("")),
@@ -404,13 +443,55 @@ mod tests {
     fn a_node_asks_for_tokens_of_its_pods_accounts_and_renews_its_own_lease() {
         check(&[
             ("create", "serviceaccounts/token", "default", "sa", None),
-            ("create", "serviceaccounts/token", "default", "admin", UNRELATED),
-            ("create", "serviceaccounts", "default", "", Some("can only create tokens for individual service accounts")),
-            ("update", "leases.coordination.k8s.io", "kube-node-lease", "n1", None),
-            ("create", "leases.coordination.k8s.io", "kube-node-lease", "", None),
-            ("update", "leases.coordination.k8s.io", "kube-node-lease", "n2", Some("can only access node lease with the same name as the requesting node")),
-            ("update", "leases.coordination.k8s.io", "default", "n1", Some("can only access leases in the \"kube-node-lease\" system namespace")),
-            ("list", "leases.coordination.k8s.io", "kube-node-lease", "", Some("can only get, create, update, patch, or delete a node lease")),
+            (
+                "create",
+                "serviceaccounts/token",
+                "default",
+                "admin",
+                UNRELATED,
+            ),
+            (
+                "create",
+                "serviceaccounts",
+                "default",
+                "",
+                Some("can only create tokens for individual service accounts"),
+            ),
+            (
+                "update",
+                "leases.coordination.k8s.io",
+                "kube-node-lease",
+                "n1",
+                None,
+            ),
+            (
+                "create",
+                "leases.coordination.k8s.io",
+                "kube-node-lease",
+                "",
+                None,
+            ),
+            (
+                "update",
+                "leases.coordination.k8s.io",
+                "kube-node-lease",
+                "n2",
+                Some("can only access node lease with the same name as the requesting node"),
+            ),
+            (
+                "update",
+                "leases.coordination.k8s.io",
+                "default",
+                "n1",
+                Some("can only access leases in the \"kube-node-lease\" system namespace"),
+            ),
+            (
+                "list",
+                "leases.coordination.k8s.io",
+                "kube-node-lease",
+                "",
+                Some("can only get, create, update, patch, or delete a node lease"),
+            ),
         ]);
     }
 

@@ -83,10 +83,8 @@ impl Pair {
     /// The certificate and the key as rustls takes them.
     pub fn to_rustls(
         &self,
-    ) -> Result<
-        (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>),
-        rustls::pki_types::pem::Error,
-    > {
+    ) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), rustls::pki_types::pem::Error>
+    {
         let chain = CertificateDer::pem_slice_iter(self.cert_pem.as_bytes())
             .collect::<Result<Vec<_>, _>>()?;
         let key = PrivateKeyDer::from_pem_slice(self.key_pem.as_bytes())?;

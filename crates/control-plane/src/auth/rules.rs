@@ -198,8 +198,20 @@ mod tests {
         assert!(!allows(&pods, "get", "pods", "log", "p"));
         assert!(!allows(&pods, "list", "pods", "", ""));
         let scales = rule(&[""], &["*/scale"], &["*"], &[]);
-        assert!(allows(&scales, "update", "replicationcontrollers", "scale", "r"));
-        assert!(!allows(&scales, "update", "replicationcontrollers", "", "r"));
+        assert!(allows(
+            &scales,
+            "update",
+            "replicationcontrollers",
+            "scale",
+            "r"
+        ));
+        assert!(!allows(
+            &scales,
+            "update",
+            "replicationcontrollers",
+            "",
+            "r"
+        ));
         let all = rule(&[""], &["*"], &["*"], &[]);
         assert!(allows(&all, "get", "pods", "log", "p"));
         let named = rule(&[""], &["pods"], &["get", "list"], &["a"]);

@@ -128,6 +128,11 @@ impl Hub {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn watchers(&self) -> usize {
+        self.others.len() + self.resources.values().map(Vec::len).sum::<usize>()
+    }
+
     /// Ends all watches once they have returned what is queued.
     pub(super) fn close(&mut self) {
         self.closed = true;

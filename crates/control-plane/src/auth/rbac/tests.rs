@@ -61,7 +61,16 @@ fn a_role_binding_gives_a_cluster_role_in_its_namespace_alone() {
     assert!(!ask(&policies, &account, "list", "pods", "c").is_allowed());
     assert!(!ask(&policies, &account, "list", "pods", "").is_allowed());
     assert!(!ask(&policies, &account, "delete", "pods", "a").is_allowed());
-    assert!(!ask(&policies, &user("system:serviceaccount:c:s", &[]), "list", "pods", "a").is_allowed());
+    assert!(
+        !ask(
+            &policies,
+            &user("system:serviceaccount:c:s", &[]),
+            "list",
+            "pods",
+            "a"
+        )
+        .is_allowed()
+    );
 }
 
 #[test]
@@ -102,14 +111,28 @@ fn aggregation_follows_labels_through_several_roles_and_ends_in_circles() {
     let mut leaf = pods_reader();
     leaf["metadata"] = json!({"labels": {"to-view": "true"}});
     let mut policies = policies(&[
-        (Kind::ClusterRole, "", "edit", aggregate("to-edit", "to-view")),
-        (Kind::ClusterRole, "", "view", aggregate("to-view", "to-edit")),
+        (
+            Kind::ClusterRole,
+            "",
+            "edit",
+            aggregate("to-edit", "to-view"),
+        ),
+        (
+            Kind::ClusterRole,
+            "",
+            "view",
+            aggregate("to-view", "to-edit"),
+        ),
         (Kind::ClusterRole, "", "leaf", leaf),
         (
             Kind::ClusterRoleBinding,
             "",
             "b",
-            binding("ClusterRole", "edit", json!([{"kind": "Group", "name": "g"}])),
+            binding(
+                "ClusterRole",
+                "edit",
+                json!([{"kind": "Group", "name": "g"}]),
+            ),
         ),
     ]);
     let member = user("x", &["g"]);
@@ -129,7 +152,11 @@ fn a_malformed_object_gives_no_rights() {
             Kind::ClusterRoleBinding,
             "",
             "b",
-            binding("ClusterRole", "reader", json!([{"kind": "User", "name": "x"}])),
+            binding(
+                "ClusterRole",
+                "reader",
+                json!([{"kind": "User", "name": "x"}]),
+            ),
         ),
     ]);
     let x = user("x", &[]);

@@ -1,6 +1,11 @@
 //! Tests of the whole store.
 
 mod basic;
+mod crash;
+mod damage;
+mod failing;
+mod model;
+mod watching;
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -236,10 +236,11 @@ proptest! {
             for number in 0..acknowledged {
                 set(&store, &format!("pods/a/{number}"), &"y".repeat(number * 300)).await;
             }
-            let mut replaced = faults.lock().expect("faults");
-            replaced.sync_fails = true;
-            replaced.truncate_fails = true;
-            drop(replaced);
+            {
+                let mut faults = faults.lock().expect("faults");
+                faults.sync_fails = true;
+                faults.truncate_fails = true;
+            }
             // One commit of several writes reaches the cache, but never the disk.
             let puts = lost_sizes.iter().enumerate().map(|(number, size)| {
                 let text = "z".repeat(*size);

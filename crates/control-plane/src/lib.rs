@@ -2,6 +2,7 @@
 //! small cluster cannot do without. It knows nothing of vk-cmd.
 
 pub mod auth;
+pub mod bootstrap;
 pub mod codec;
 pub mod defaults;
 pub mod openapi;

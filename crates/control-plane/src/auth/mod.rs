@@ -5,12 +5,17 @@
 //! Nothing in here knows HTTP: the REST layer fills in the attributes and words the answer with
 //! [`forbidden`].
 
+pub mod authn;
+pub mod authz;
 pub mod files;
+pub mod follow;
 pub mod graph;
 pub mod node;
 pub mod pki;
 pub mod rbac;
 pub mod rules;
+pub mod tls;
+pub mod tokens;
 
 use std::collections::BTreeMap;
 

@@ -294,6 +294,19 @@ impl Policies {
         }
     }
 
+    /// Forgets all objects of a kind.
+    pub fn clear(&mut self, kind: Kind) {
+        match kind {
+            Kind::ClusterRole => {
+                self.stale = true;
+                self.cluster_roles.clear();
+            }
+            Kind::Role => self.roles.clear(),
+            Kind::ClusterRoleBinding => self.cluster_bindings.clear(),
+            Kind::RoleBinding => self.bindings.clear(),
+        }
+    }
+
     /// Brings aggregated ClusterRoles up to date; to be called after the last of a series of
     /// changes and before any question.
     pub fn settle(&mut self) {

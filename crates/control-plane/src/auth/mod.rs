@@ -7,12 +7,15 @@
 
 pub mod authn;
 pub mod authz;
+pub mod escalation;
 pub mod files;
 pub mod follow;
 pub mod graph;
 pub mod node;
 pub mod pki;
 pub mod rbac;
+pub mod request;
+pub mod review;
 pub mod rules;
 pub mod tls;
 pub mod tokens;
@@ -167,6 +170,11 @@ impl Decision {
     pub fn is_allowed(&self) -> bool {
         matches!(self, Self::Allow { .. })
     }
+}
+
+/// A time as it stands in objects: RFC 3339, whole seconds, UTC.
+pub(crate) fn rfc3339(time: jiff::Timestamp) -> String {
+    time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
 /// The 403 that the REST layer answers a denied request with, worded as the real server does.

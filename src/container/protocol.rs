@@ -1,1 +1,337 @@
 //! Frames between agent and shim.
+//!
+//! A frame is a length (`u32`, big-endian, of all that follows it), a kind (`u8`) and a payload. Kind 0 is a JSON
+//! message; other kinds are kept for streams (terminals, attach, exec) and are answered with an error today.
+//! A client sends [`Call`]s, the shim sends [`Message`]s: one reply per call, and status events to subscribers.
+//! A call of an unknown name gets the reply `not-implemented`, so old shims and new agents get on.
+
+use std::io::{self, Read, Write};
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::{spec::ContainerSpec, status::Status};
+
+/// Version of the protocol, told in the reply to `subscribe`.
+pub const PROTOCOL: u32 = 1;
+/// Kind of a frame that holds a JSON message.
+pub const KIND_MESSAGE: u8 = 0;
+/// Largest frame with a spec: the kernel takes no larger environment either.
+pub const MAX_SPEC_FRAME: usize = 32 * 1024 * 1024;
+/// Largest other frame.
+pub const MAX_FRAME: usize = 64 * 1024;
+
+/// A call as it goes over the wire.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Call<'a> {
+    /// Chosen by the caller, repeated in the reply.
+    pub id: u64,
+    /// Name of the request.
+    pub request: &'a str,
+    /// Its arguments.
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    pub arguments: Option<&'a RawValue>,
+}
+
+/// What a shim can be asked.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Request {
+    /// `start`: take the claim and run this; only once, on the connection the shim was started with.
+    Start(Box<ContainerSpec>),
+    /// `status`: replies with the state.
+    Status,
+    /// `subscribe`: replies with a [`Greeting`], then every change of state follows as an event. The end of the
+    /// connection is the end of the shim.
+    Subscribe,
+    /// `signal`: to the main process's group.
+    Signal(i32),
+    /// `terminate`: SIGTERM now, SIGKILL to the tree after so many milliseconds.
+    Terminate {
+        /// Milliseconds.
+        grace_ms: u64,
+    },
+    /// `kill-tree`: SIGKILL to the tree.
+    KillTree,
+}
+
+#[derive(Serialize, Deserialize)]
+struct SignalArguments {
+    signal: i32,
+}
+
+#[derive(Serialize, Deserialize)]
+struct TerminateArguments {
+    grace_ms: u64,
+}
+
+impl Request {
+    /// Name on the wire.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Start(_) => "start",
+            Self::Status => "status",
+            Self::Subscribe => "subscribe",
+            Self::Signal(_) => "signal",
+            Self::Terminate { .. } => "terminate",
+            Self::KillTree => "kill-tree",
+        }
+    }
+
+    /// The frame of this request.
+    pub fn encode(&self, id: u64) -> serde_json::Result<Vec<u8>> {
+        let arguments = match self {
+            Self::Start(spec) => Some(serde_json::value::to_raw_value(spec)?),
+            Self::Signal(signal) => Some(serde_json::value::to_raw_value(&SignalArguments {
+                signal: *signal,
+            })?),
+            Self::Terminate { grace_ms } => {
+                Some(serde_json::value::to_raw_value(&TerminateArguments {
+                    grace_ms: *grace_ms,
+                })?)
+            }
+            Self::Status | Self::Subscribe | Self::KillTree => None,
+        };
+        message_frame(&Call {
+            id,
+            request: self.name(),
+            arguments: arguments.as_deref(),
+        })
+    }
+
+    /// Reads a call's payload: its id, and the request or the error to reply with.
+    pub fn decode(payload: &[u8]) -> serde_json::Result<(u64, Result<Self, Refusal>)> {
+        let call: Call<'_> = serde_json::from_slice(payload)?;
+        fn arguments<'de, T: Deserialize<'de>>(call: &Call<'de>) -> Result<T, Refusal> {
+            let raw = call.arguments.map_or("null", RawValue::get);
+            serde_json::from_str(raw)
+                .map_err(|error| Refusal::new(RefusalCode::Invalid, error.to_string()))
+        }
+        let request = match call.request {
+            "start" => arguments(&call).map(|spec| Self::Start(Box::new(spec))),
+            "status" => Ok(Self::Status),
+            "subscribe" => Ok(Self::Subscribe),
+            "signal" => arguments(&call).map(|SignalArguments { signal }| Self::Signal(signal)),
+            "terminate" => {
+                arguments(&call).map(|TerminateArguments { grace_ms }| Self::Terminate { grace_ms })
+            }
+            "kill-tree" => Ok(Self::KillTree),
+            other => Err(Refusal::new(
+                RefusalCode::NotImplemented,
+                format!("no such request: {other:?}"),
+            )),
+        };
+        Ok((call.id, request))
+    }
+}
+
+/// What a shim says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Message {
+    /// The answer to a call.
+    Reply {
+        /// Id of the call.
+        id: u64,
+        /// The answer.
+        answer: Answer,
+    },
+    /// A change of state.
+    Status(Status),
+}
+
+/// The answer to a call.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Answer {
+    /// Done.
+    Done,
+    /// To `status`, and to `start` when the command runs or could not be started.
+    Status(Status),
+    /// To `subscribe`.
+    Greeting(Greeting),
+    /// Not done.
+    Refused(Refusal),
+}
+
+/// Who answers on this socket.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Greeting {
+    /// [`PROTOCOL`] of the shim.
+    pub protocol: u32,
+    /// Identity from the intent.
+    pub container: String,
+    /// The attempt.
+    pub attempt: u32,
+    /// The state.
+    pub status: Status,
+}
+
+/// Why a call was not done.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    /// For programs.
+    pub code: RefusalCode,
+    /// For people.
+    pub message: String,
+}
+
+impl Refusal {
+    /// A refusal.
+    pub fn new(code: RefusalCode, message: impl Into<String>) -> Self {
+        Self {
+            code,
+            message: message.into(),
+        }
+    }
+}
+
+/// Kinds of refusals.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RefusalCode {
+    /// The shim does not know the request.
+    NotImplemented,
+    /// The arguments do not fit.
+    Invalid,
+    /// Somebody else has the claim.
+    Claimed,
+    /// The intent is missing or of another attempt, epoch or start.
+    Superseded,
+    /// The main process has ended.
+    Ended,
+    /// The system refused.
+    System,
+}
+
+/// The frame of a message.
+pub fn message_frame<T: Serialize>(message: &T) -> serde_json::Result<Vec<u8>> {
+    let mut frame = vec![0, 0, 0, 0, KIND_MESSAGE];
+    serde_json::to_writer(&mut frame, message)?;
+    let length = u32::try_from(frame.len() - 4).unwrap_or(u32::MAX);
+    frame[..4].copy_from_slice(&length.to_be_bytes());
+    Ok(frame)
+}
+
+/// Bytes that have come, cut into frames.
+#[derive(Debug, Default)]
+pub struct Frames {
+    buffer: Vec<u8>,
+}
+
+impl Frames {
+    /// Adds bytes.
+    pub fn extend(&mut self, bytes: &[u8]) {
+        self.buffer.extend_from_slice(bytes);
+    }
+
+    /// Takes the first whole frame: its kind and payload. A frame longer than `limit` is an error.
+    pub fn next(&mut self, limit: usize) -> io::Result<Option<(u8, Vec<u8>)>> {
+        let Some(length) = self.buffer.first_chunk::<4>() else {
+            return Ok(None);
+        };
+        let length = u32::from_be_bytes(*length) as usize;
+        if length == 0 || length > limit {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("a frame of {length} bytes"),
+            ));
+        }
+        if self.buffer.len() < 4 + length {
+            return Ok(None);
+        }
+        let kind = self.buffer[4];
+        let payload = self.buffer[5..4 + length].to_vec();
+        self.buffer.drain(..4 + length);
+        if self.buffer.is_empty() {
+            // A spec can be large; its room is not needed again.
+            self.buffer = Vec::new();
+        }
+        Ok(Some((kind, payload)))
+    }
+}
+
+/// Reads one frame, waiting for it. `UnexpectedEof` when the other end is gone.
+pub fn read_frame(from: &mut impl Read, limit: usize) -> io::Result<(u8, Vec<u8>)> {
+    let mut head = [0; 5];
+    from.read_exact(&mut head)?;
+    let [a, b, c, d, kind] = head;
+    let length = u32::from_be_bytes([a, b, c, d]) as usize;
+    if length == 0 || length > limit {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("a frame of {length} bytes"),
+        ));
+    }
+    let mut payload = vec![0; length - 1];
+    from.read_exact(&mut payload)?;
+    Ok((kind, payload))
+}
+
+/// Sends a message.
+pub fn send(to: &mut impl Write, message: &Message) -> io::Result<()> {
+    to.write_all(&message_frame(message)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn request() -> impl Strategy<Value = Request> {
+        prop_oneof![
+            (any::<Vec<String>>(), any::<Vec<(String, String)>>()).prop_map(|(argv, env)| {
+                Request::Start(Box::new(ContainerSpec::new(argv, env, "/")))
+            }),
+            Just(Request::Status),
+            Just(Request::Subscribe),
+            any::<i32>().prop_map(Request::Signal),
+            any::<u64>().prop_map(|grace_ms| Request::Terminate { grace_ms }),
+            Just(Request::KillTree),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn requests_come_out_as_they_went_in_however_the_bytes_are_cut(
+            requests in prop::collection::vec(request(), 0..6),
+            cut in 1_usize..50,
+        ) {
+            let mut wire = Vec::new();
+            for (id, request) in requests.iter().enumerate() {
+                wire.extend(request.encode(id as u64).expect("encodes"));
+            }
+            let mut frames = Frames::default();
+            let mut got = Vec::new();
+            for bytes in wire.chunks(cut) {
+                frames.extend(bytes);
+                while let Some((kind, payload)) = frames.next(MAX_SPEC_FRAME).expect("valid") {
+                    prop_assert_eq!(kind, KIND_MESSAGE);
+                    let (id, request) = Request::decode(&payload).expect("valid");
+                    prop_assert_eq!(id as usize, got.len());
+                    got.push(request.expect("known"));
+                }
+            }
+            prop_assert_eq!(got, requests);
+        }
+
+        #[test]
+        fn strange_bytes_are_an_error_or_a_wait_and_no_panic(bytes: Vec<u8>) {
+            let mut frames = Frames::default();
+            frames.extend(&bytes);
+            while let Ok(Some((_, payload))) = frames.next(MAX_FRAME) {
+                let _ = Request::decode(&payload);
+            }
+        }
+    }
+
+    #[test]
+    fn an_unknown_request_is_named_in_the_refusal() {
+        let (id, request) =
+            Request::decode(br#"{"id":7,"request":"dance","arguments":{"fast":true}}"#)
+                .expect("valid");
+        assert_eq!(id, 7);
+        let refusal = request.expect_err("unknown");
+        assert_eq!(refusal.code, RefusalCode::NotImplemented);
+        assert!(refusal.message.contains("dance"));
+    }
+}

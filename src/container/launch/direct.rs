@@ -1,6 +1,38 @@
 //! Shims started as children of the agent.
-use super::{Handle, Launcher, StartError};
-use crate::container::{dir::ContainerDir, spec::ContainerSpec};
+//!
+//! A shim is an ordinary child, in a session of its own: it survives the agent, and as long as the agent lives the
+//! runtime reaps it. Its standard input is one end of a socket pair, over which the spec goes in and the states come
+//! out; so the agent that started a container needs no further connection.
+
+use std::{
+    io,
+    os::{
+        fd::OwnedFd,
+        unix::{net::UnixStream as StdUnixStream, process::CommandExt},
+    },
+    process::Stdio,
+};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::UnixStream,
+    process::Child,
+    task::spawn_blocking,
+};
+
+use super::{
+    Adopted, Handle, Launcher, StartError, adopt,
+    handle::{Connection, Origin},
+};
+use crate::container::{
+    claim::{self, Claimed, Intent, Purpose},
+    dir::{AttemptDir, ContainerDir},
+    process::Here,
+    protocol::{self, Answer, Message, RefusalCode, Request},
+    shim::Arguments,
+    spec::ContainerSpec,
+    status::{FORMAT_VERSION, Status},
+};
 
 /// See [`Launcher::start`].
 pub async fn start(
@@ -10,6 +42,191 @@ pub async fn start(
     epoch: u64,
     spec: &ContainerSpec,
 ) -> Result<Handle, StartError> {
-    let _ = (launcher, dir, attempt, epoch, spec);
-    todo!()
+    let frame = Request::Start(Box::new(spec.clone()))
+        .encode(0)
+        .map_err(|error| launcher.failed(error.into()))?;
+    // Closed never: the launcher holds it.
+    let permit = launcher
+        .starts
+        .clone()
+        .acquire_owned()
+        .await
+        .map_err(|error| launcher.failed(io::Error::other(error)))?;
+    let records = dir.attempt(attempt);
+    let spawned = {
+        let (launcher, records) = (launcher.clone(), records.clone());
+        spawn_blocking(move || launcher.spawn(&records, epoch))
+    };
+    let spawned = spawned
+        .await
+        .map_err(|error| launcher.failed(io::Error::other(error)))??;
+    let Spawned {
+        stream,
+        child,
+        intent,
+    } = spawned;
+    let outcome = talk(stream, &frame).await;
+    drop(permit);
+    let (stream, answer) = match outcome {
+        Ok(outcome) => outcome,
+        Err(error) => {
+            drop(child);
+            return Err(died(launcher, &records, error).await);
+        }
+    };
+    match answer {
+        Answer::Status(Status::StartFailed {
+            reason, message, ..
+        }) => Err(StartError::Failed { reason, message }),
+        Answer::Status(status) => Ok(Handle::new(
+            Connection::new(stream, Some(child)),
+            Origin {
+                records,
+                container: intent.container,
+            },
+            status,
+        )),
+        Answer::Refused(refusal) => Err(match refusal.code {
+            RefusalCode::Claimed => taken(&records, attempt),
+            RefusalCode::Superseded => superseded(&records, epoch)
+                .unwrap_or_else(|| launcher.failed(io::Error::other(refusal.message))),
+            _ => launcher.failed(io::Error::other(refusal.message)),
+        }),
+        Answer::Done | Answer::Greeting(_) => {
+            Err(launcher.failed(io::Error::other("an answer that does not fit")))
+        }
+    }
+}
+
+/// A shim that waits for its spec.
+struct Spawned {
+    stream: UnixStream,
+    child: Child,
+    intent: Intent,
+}
+
+impl Launcher {
+    fn failed(&self, source: io::Error) -> StartError {
+        StartError::Spawn {
+            shim: self.shim.clone(),
+            source,
+        }
+    }
+
+    /// Writes the intent and makes the process.
+    fn spawn(&self, records: &AttemptDir, epoch: u64) -> Result<Spawned, StartError> {
+        let attempt = records.number();
+        let dir = records.open_or_create()?;
+        match claim::read(&dir)? {
+            Claimed::No => {}
+            Claimed::By(_) | Claimed::Torn => return Err(taken(records, attempt)),
+        }
+        if let Some(error) = superseded(records, epoch) {
+            return Err(error);
+        }
+        let container = uuid::Uuid::new_v4().simple().to_string();
+        let here = Here::current().map_err(|error| self.failed(error))?;
+        let socket = self.socket(&container);
+        let intent = Intent {
+            version: FORMAT_VERSION,
+            attempt,
+            epoch,
+            container,
+            socket,
+            here,
+        };
+        claim::write_intent(&dir, &intent)?;
+        let (stream, child) = self
+            .spawn_shim(records, &intent)
+            .map_err(|error| self.failed(error))?;
+        Ok(Spawned {
+            stream,
+            child,
+            intent,
+        })
+    }
+
+    fn spawn_shim(&self, records: &AttemptDir, intent: &Intent) -> io::Result<(UnixStream, Child)> {
+        let container = records.container();
+        let arguments = Arguments {
+            root: container.root().path().to_owned(),
+            uid: container.uid().to_owned(),
+            name: container.name().to_owned(),
+            attempt: intent.attempt,
+            epoch: intent.epoch,
+            container: intent.container.clone(),
+            socket: intent.socket.clone(),
+        };
+        let (ours, theirs) = StdUnixStream::pair()?;
+        ours.set_nonblocking(true)?;
+        let mut command = std::process::Command::new(&self.shim);
+        // No environment: the agent's holds its credentials.
+        command
+            .arg0("vk-cmd")
+            .arg("shim")
+            .args(arguments.to_args())
+            .env_clear()
+            .stdin(OwnedFd::from(theirs))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        let child = tokio::process::Command::from(command).spawn()?;
+        Ok((UnixStream::from_std(ours)?, child))
+    }
+}
+
+/// Sends the spec and waits for the answer.
+async fn talk(mut stream: UnixStream, frame: &[u8]) -> io::Result<(UnixStream, Answer)> {
+    stream.write_all(frame).await?;
+    let length = stream.read_u32().await? as usize;
+    if length == 0 || length > protocol::MAX_FRAME {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("a frame of {length} bytes"),
+        ));
+    }
+    let mut frame = vec![0; length];
+    stream.read_exact(&mut frame).await?;
+    match serde_json::from_slice(&frame[1..])? {
+        Message::Reply { answer, .. } => Ok((stream, answer)),
+        Message::Status(status) => Ok((stream, Answer::Status(status))),
+    }
+}
+
+/// Who has the claim.
+fn taken(records: &AttemptDir, attempt: u32) -> StartError {
+    let claimed = records
+        .open()
+        .ok()
+        .flatten()
+        .and_then(|dir| claim::read(&dir).ok());
+    match claimed {
+        Some(Claimed::By(claim)) if claim.purpose == Purpose::Cancel => {
+            StartError::Cancelled { attempt }
+        }
+        _ => StartError::Claimed { attempt },
+    }
+}
+
+/// Whether a newer agent works on the attempt.
+fn superseded(records: &AttemptDir, ours: u64) -> Option<StartError> {
+    let dir = records.open().ok().flatten()?;
+    let newer = claim::read_intent(&dir).ok().flatten()?.epoch;
+    (newer > ours).then_some(StartError::Superseded { ours, newer })
+}
+
+/// What a shim that died on the way has left.
+async fn died(launcher: &Launcher, records: &AttemptDir, error: io::Error) -> StartError {
+    match adopt::adopt(records).await {
+        Ok(Adopted::NeverStarted) => launcher.failed(error),
+        Ok(Adopted::Cancelled) => StartError::Cancelled {
+            attempt: records.number(),
+        },
+        Ok(Adopted::Exited(Status::StartFailed {
+            reason, message, ..
+        })) => StartError::Failed { reason, message },
+        Ok(Adopted::Exited(_) | Adopted::Running(_)) => StartError::Claimed {
+            attempt: records.number(),
+        },
+        Ok(Adopted::Lost(_)) | Err(_) => StartError::Lost,
+    }
 }

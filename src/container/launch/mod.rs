@@ -1,21 +1,40 @@
 //! Starting, adopting and steering containers from the agent's side.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use tokio::sync::Semaphore;
 
 use super::{
-    dir::{ContainerDir, DirError},
+    claim::RecordError,
+    dir::{ContainerDir, DirError, check_private},
+    files::Dir,
     spec::ContainerSpec,
     status::{StartFailure, Status},
 };
 
+mod adopt;
 pub mod direct;
+mod handle;
+mod leftovers;
+
+pub use handle::Handle;
 
 /// What launching needs to know of its surroundings. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Launcher {
     shim: PathBuf,
     sockets: PathBuf,
+    /// Starts at once: more than the processors can serve would only make each of them slow.
+    starts: Arc<Semaphore>,
 }
+
+/// Longest path of a socket (`sun_path` less its NUL).
+const MAX_SOCKET_PATH: usize = 107;
+/// Characters of a container's identity that name its socket.
+const SOCKET_NAME: usize = 16;
 
 /// Why there is no running container.
 #[derive(Debug, thiserror::Error)]
@@ -59,9 +78,15 @@ pub enum StartError {
         /// Why it failed.
         source: std::io::Error,
     },
-    /// The records could not be written; nothing ran.
+    /// The records could not be read or written; nothing ran.
     #[error(transparent)]
-    Dir(#[from] DirError),
+    Record(#[from] RecordError),
+}
+
+impl From<DirError> for StartError {
+    fn from(error: DirError) -> Self {
+        Self::Record(error.into())
+    }
 }
 
 /// What an agent finds of an attempt.
@@ -79,22 +104,31 @@ pub enum Adopted {
     Cancelled,
 }
 
-/// Why an attempt could not be adopted or cancelled.
+/// Why an attempt could not be adopted or cancelled. Nothing was changed; it can be tried again.
 #[derive(Debug, thiserror::Error)]
 pub enum AdoptError {
     /// Records unreadable.
     #[error(transparent)]
-    Dir(#[from] DirError),
-    /// A record of a newer format.
-    #[error("{} has format version {found}, this program knows {supported}: run a newer vk-cmd", path.display())]
-    NewerFormat {
-        /// The file.
-        path: PathBuf,
-        /// Its version.
-        found: u32,
-        /// Ours.
-        supported: u32,
+    Record(#[from] RecordError),
+    /// The shim lives and cannot be reached.
+    #[error("shim {pid} cannot be reached at {}", socket.display())]
+    Unreachable {
+        /// The shim.
+        pid: i32,
+        /// Its socket.
+        socket: PathBuf,
+        /// Why not.
+        source: std::io::Error,
     },
+    /// The system refused to look at processes.
+    #[error("failed to look for processes of the container")]
+    Processes(#[source] std::io::Error),
+}
+
+impl From<DirError> for AdoptError {
+    fn from(error: DirError) -> Self {
+        Self::Record(error.into())
+    }
 }
 
 /// Outcome of a cancellation.
@@ -129,17 +163,43 @@ pub enum ControlError {
 impl Launcher {
     /// `shim` is the vk-cmd program; control sockets go to `sockets`, which is created `0700` and must be short.
     pub fn new(shim: PathBuf, sockets: PathBuf) -> Result<Self, DirError> {
-        Ok(Self { shim, sockets })
+        let longest = sockets.as_os_str().len() + "/".len() + SOCKET_NAME;
+        if longest > MAX_SOCKET_PATH {
+            return Err(DirError::io(
+                "use as a directory of sockets (its path is too long)",
+                &sockets,
+                nix::errno::Errno::ENAMETOOLONG,
+            ));
+        }
+        let mut builder = std::fs::DirBuilder::new();
+        std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+        builder
+            .recursive(true)
+            .create(&sockets)
+            .map_err(|source| DirError::Io {
+                op: "create directory",
+                path: sockets.clone(),
+                source,
+            })?;
+        let dir = Dir::open_trusted(&sockets)?
+            .ok_or_else(|| DirError::io("open directory", &sockets, nix::errno::Errno::ENOENT))?;
+        check_private(&dir)?;
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        Ok(Self {
+            shim,
+            sockets,
+            starts: Arc::new(Semaphore::new(4 * processors)),
+        })
     }
 
-    /// Runs this very program as shim (even after its file was replaced), sockets in the user's run-time directory.
+    /// Runs this very program as shim (even after its file was replaced), sockets in [`default_socket_dir`].
     pub fn for_this_program() -> Result<Self, DirError> {
-        todo!()
+        Self::new(PathBuf::from("/proc/self/exe"), default_socket_dir())
     }
 
     /// Starts an attempt: intent, spawn, claim, exec. Returns when the command runs.
     ///
-    /// Cancel-safe in the sense that dropping the future leaves an attempt that [`Launcher::adopt`] explains.
+    /// Dropping the future leaves an attempt that [`Launcher::adopt`] explains.
     pub async fn start(
         &self,
         dir: &ContainerDir,
@@ -152,8 +212,7 @@ impl Launcher {
 
     /// Finds out what became of an attempt; ends what a dead shim left behind.
     pub async fn adopt(&self, dir: &ContainerDir, attempt: u32) -> Result<Adopted, AdoptError> {
-        let _ = (dir, attempt);
-        todo!()
+        adopt::adopt(&dir.attempt(attempt)).await
     }
 
     /// Claims a never-started attempt, so that no late shim can start it.
@@ -163,43 +222,28 @@ impl Launcher {
         attempt: u32,
         epoch: u64,
     ) -> Result<Cancellation, AdoptError> {
-        let _ = (dir, attempt, epoch);
-        todo!()
+        adopt::cancel(&dir.attempt(attempt), epoch).await
+    }
+
+    fn socket(&self, container: &str) -> PathBuf {
+        self.sockets
+            .join(&container[..SOCKET_NAME.min(container.len())])
     }
 }
 
-/// A container whose shim lives, or lived when this was made. Dropping it does nothing to the container.
-#[derive(Debug)]
-pub struct Handle {
-    _private: (),
+/// `$XDG_RUNTIME_DIR/vk-cmd`, or `/tmp/vk-cmd-<uid>` where there is no such directory of ours.
+pub fn default_socket_dir() -> PathBuf {
+    let uid = nix::unistd::geteuid();
+    let run_time = std::env::var_os("XDG_RUNTIME_DIR")
+        .map(PathBuf::from)
+        .filter(|dir| is_ours(dir, uid.as_raw()));
+    match run_time {
+        Some(dir) => dir.join("vk-cmd"),
+        None => PathBuf::from(format!("/tmp/vk-cmd-{uid}")),
+    }
 }
 
-impl Handle {
-    /// The state as far as it is known here.
-    pub fn status(&self) -> Status {
-        todo!()
-    }
-
-    /// Waits for the end: [`Status::Exited`] or [`Status::Lost`]. Event-driven; cancel-safe; may be called again.
-    pub async fn wait(&self) -> Status {
-        todo!()
-    }
-
-    /// Sends a signal to the main process's group.
-    pub async fn signal(&self, signal: i32) -> Result<(), ControlError> {
-        let _ = signal;
-        todo!()
-    }
-
-    /// SIGTERM now, SIGKILL to the whole tree after `grace`; returns when the shim has taken the order.
-    /// A second call can shorten the grace, never lengthen it. [`Handle::wait`] tells the end.
-    pub async fn terminate(&self, grace: Duration) -> Result<(), ControlError> {
-        let _ = grace;
-        todo!()
-    }
-
-    /// SIGKILL to the whole tree at once.
-    pub async fn kill_tree(&self) -> Result<(), ControlError> {
-        todo!()
-    }
+fn is_ours(dir: &Path, uid: u32) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    dir.is_absolute() && std::fs::metadata(dir).is_ok_and(|meta| meta.is_dir() && meta.uid() == uid)
 }

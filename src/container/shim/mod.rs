@@ -1,8 +1,297 @@
-//! The supervisor of one container: small and synchronous.
-use std::{ffi::OsString, process::ExitCode};
+//! `vk-cmd shim`: the supervisor of one container.
+//!
+//! Small and synchronous: one thread, one `poll` loop, no runtime; a thousand shims must fit on a node.
+//! Nobody but the kernel can end it in the ordinary course of things: it ignores what a batch system sends to a whole
+//! job, and neither the agent's death nor a closed pipe concerns it.
+//!
+//! | module | idea |
+//! |---|---|
+//! | here | from the command line to the claim |
+//! | `start` | from the claim to a running command |
+//! | `supervise` | the loop: output, children, requests, the end |
+//! | `control` | connections and who may connect |
+//! | `output` | pipes into files |
+//!
+//! Order of a start, and what a death after each step means to [`crate::container::launch::Launcher::adopt`]:
+//!
+//! 1. intent (agent): nothing can have started;
+//! 2. control socket, claim: an attempt that is claimed and whose socket is dead has ended, and what its session or
+//!    its marker finds is ended too;
+//! 3. exec, `pgid`, `status.json`: the same, and the status tells what ran;
+//! 4. exit, `status.json`: the end is known.
 
-/// Entry of `vk-cmd shim`; `args` are the arguments after the verb.
+use std::{
+    ffi::OsString,
+    io,
+    os::{
+        fd::OwnedFd,
+        unix::net::{UnixListener, UnixStream},
+    },
+    path::PathBuf,
+    process::ExitCode,
+};
+
+use nix::sys::{
+    signal::SigSet,
+    signalfd::{SfdFlags, SignalFd},
+    stat::Mode,
+};
+
+use super::{
+    claim::{self, Claim, Purpose},
+    dir::Root,
+    files::Dir,
+    process::{self, Here, ProcessId},
+    protocol::{self, Answer, Message, Refusal, RefusalCode, Request},
+    spec::ContainerSpec,
+    status::{FORMAT_VERSION, StatusFile},
+};
+
+mod control;
+mod output;
+mod start;
+mod supervise;
+
+/// What the command line of a shim says; it is public, so nothing of it is secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Arguments {
+    /// Root of the node.
+    pub root: PathBuf,
+    /// UID of the pod.
+    pub uid: String,
+    /// Name of the container.
+    pub name: String,
+    /// The attempt.
+    pub attempt: u32,
+    /// Epoch of the agent.
+    pub epoch: u64,
+    /// Identity of this start.
+    pub container: String,
+    /// Control socket.
+    pub socket: PathBuf,
+}
+
+impl Arguments {
+    /// The arguments in their order on the command line, after the verb.
+    pub fn to_args(&self) -> [OsString; 7] {
+        [
+            self.root.clone().into(),
+            self.uid.clone().into(),
+            self.name.clone().into(),
+            self.attempt.to_string().into(),
+            self.epoch.to_string().into(),
+            self.container.clone().into(),
+            self.socket.clone().into(),
+        ]
+    }
+
+    /// Reads them back.
+    pub fn parse(args: Vec<OsString>) -> Option<Self> {
+        let [root, uid, name, attempt, epoch, container, socket] =
+            <[OsString; 7]>::try_from(args).ok()?;
+        Some(Self {
+            root: root.into(),
+            uid: uid.into_string().ok()?,
+            name: name.into_string().ok()?,
+            attempt: attempt.to_str()?.parse().ok()?,
+            epoch: epoch.to_str()?.parse().ok()?,
+            container: container.into_string().ok()?,
+            socket: socket.into(),
+        })
+    }
+}
+
+/// What all steps need.
+struct Context {
+    arguments: Arguments,
+    here: Here,
+    own: ProcessId,
+    /// Records of the attempt.
+    records: Dir,
+    /// Working directory of the container.
+    workdir: Dir,
+    /// SIGCHLD.
+    signals: SignalFd,
+}
+
+impl Context {
+    fn status_file(&self, status: super::status::Status) -> StatusFile {
+        StatusFile {
+            version: FORMAT_VERSION,
+            attempt: self.arguments.attempt,
+            epoch: self.arguments.epoch,
+            writer: self.own.clone(),
+            status,
+        }
+    }
+}
+
+/// Entry of `vk-cmd shim`; `args` are the arguments after the verb. Standard input is the agent's socket.
+///
+/// Exit code 0 after a container was supervised to its end, 1 where nothing was started, 2 for wrong arguments.
 pub fn main(args: Vec<OsString>) -> ExitCode {
-    let _ = args;
-    todo!()
+    let Some(arguments) = Arguments::parse(args) else {
+        return ExitCode::from(2);
+    };
+    process::close_inherited(3);
+    let Ok(agent) = process::take_stdin().and_then(agent_socket) else {
+        return ExitCode::from(2);
+    };
+    match run(arguments, agent) {
+        Ok(()) => ExitCode::SUCCESS,
+        // Nobody listens on standard error; what there is to tell went to the agent.
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+/// Why a shim ended without having supervised anything; the agent has been told.
+struct NotStarted;
+
+impl<E> From<E> for NotStarted
+where
+    E: std::error::Error,
+{
+    fn from(_: E) -> Self {
+        Self
+    }
+}
+
+fn agent_socket(stdin: OwnedFd) -> io::Result<UnixStream> {
+    nix::sys::socket::getsockopt(&stdin, nix::sys::socket::sockopt::SockType)?;
+    Ok(UnixStream::from(stdin))
+}
+
+fn run(arguments: Arguments, mut agent: UnixStream) -> Result<(), NotStarted> {
+    // A session of its own: signals of the agent's terminal do not reach it, and the session's number finds whatever
+    // a killed shim leaves behind. Fails where the launcher has made it a group leader, which serves as well.
+    let _ = nix::unistd::setsid();
+    let signals = process::shield_from_signals()?;
+    nix::sys::prctl::set_child_subreaper(true)?;
+    nix::sys::prctl::set_name(c"vk-shim")?;
+    nix::sys::stat::umask(Mode::S_IRWXG | Mode::S_IRWXO);
+    let (kind, payload) = protocol::read_frame(&mut agent, protocol::MAX_SPEC_FRAME)?;
+    // From here on there are secrets in this memory, and the pods run under the same uid.
+    nix::sys::prctl::set_dumpable(false)?;
+    let refuse = |agent: &mut UnixStream, id, refusal| {
+        // An agent that is gone finds the records instead.
+        let _ = protocol::send(
+            agent,
+            &Message::Reply {
+                id,
+                answer: Answer::Refused(refusal),
+            },
+        );
+        NotStarted
+    };
+    if kind != protocol::KIND_MESSAGE {
+        return Err(NotStarted);
+    }
+    let (id, spec) = match Request::decode(&payload)? {
+        (id, Ok(Request::Start(spec))) => (id, *spec),
+        (id, Ok(other)) => {
+            let message = format!("{:?} before \"start\"", other.name());
+            return Err(refuse(
+                &mut agent,
+                id,
+                Refusal::new(RefusalCode::Invalid, message),
+            ));
+        }
+        (id, Err(refusal)) => return Err(refuse(&mut agent, id, refusal)),
+    };
+    drop(payload);
+    match prepare(arguments, signals) {
+        Ok((context, listener, claim)) => {
+            let started = start::start(&context, &spec);
+            // Its secrets are with the command now.
+            drop::<ContainerSpec>(spec);
+            supervise::supervise(
+                &context,
+                control::Control::new(listener, agent, id),
+                &claim,
+                started,
+            );
+            control::unbind(&context.arguments.socket);
+            Ok(())
+        }
+        Err(refusal) => Err(refuse(&mut agent, id, refusal)),
+    }
+}
+
+/// Opens the directories and the socket and takes the claim.
+fn prepare(
+    arguments: Arguments,
+    signals: SigSet,
+) -> Result<(Context, UnixListener, std::fs::File), Refusal> {
+    let system = |error: &dyn std::error::Error| Refusal::new(RefusalCode::System, chain(error));
+    let here = Here::current().map_err(|error| system(&error))?;
+    let own = here.own_process().map_err(|error| system(&error))?;
+    let container = Root::create(&arguments.root)
+        .and_then(|root| root.container(&arguments.uid, &arguments.name))
+        .map_err(|error| system(&error))?;
+    let superseded = |what: &str| Refusal::new(RefusalCode::Superseded, what.to_owned());
+    let records = container
+        .attempt(arguments.attempt)
+        .open()
+        .map_err(|error| system(&error))?
+        .ok_or_else(|| superseded("the attempt was removed"))?;
+    let workdir = container.open_or_create().map_err(|error| system(&error))?;
+    let intent = claim::read_intent(&records).map_err(|error| system(&error))?;
+    match intent {
+        Some(intent)
+            if intent.attempt == arguments.attempt
+                && intent.epoch == arguments.epoch
+                && intent.container == arguments.container => {}
+        Some(intent) => {
+            return Err(superseded(&format!(
+                "the attempt was taken over by epoch {}",
+                intent.epoch
+            )));
+        }
+        None => return Err(superseded("the intent was withdrawn")),
+    }
+    let signals = SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+        .map_err(|errno| system(&errno))?;
+    // Before the claim: who finds a claim and no living socket knows that its shim is dead.
+    let listener = control::bind(&arguments.socket).map_err(|error| system(&error))?;
+    let claim = Claim {
+        version: FORMAT_VERSION,
+        epoch: arguments.epoch,
+        purpose: Purpose::Start,
+        claimant: own.clone(),
+    };
+    let taken = claim::take(&records, &claim).map_err(|error| system(&error));
+    let context = Context {
+        arguments,
+        own,
+        here,
+        records,
+        workdir,
+        signals,
+    };
+    match taken {
+        Ok(Some(file)) => Ok((context, listener, file)),
+        Ok(None) => {
+            control::unbind(&context.arguments.socket);
+            Err(Refusal::new(
+                RefusalCode::Claimed,
+                "the attempt is already claimed",
+            ))
+        }
+        Err(refusal) => {
+            control::unbind(&context.arguments.socket);
+            Err(refusal)
+        }
+    }
+}
+
+/// An error with its causes, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
 }

@@ -1,0 +1,215 @@
+//! A container's shim as the agent holds it.
+//!
+//! One task per handle owns the connection: it turns calls into frames and frames into states. It ends with the
+//! connection, which ends with the shim.
+
+use std::{collections::HashMap, io, sync::Arc, time::Duration};
+
+use bytes::BytesMut;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::UnixStream,
+    process::Child,
+    sync::{mpsc, oneshot, watch},
+    task::AbortHandle,
+};
+
+use super::{ControlError, leftovers};
+use crate::container::{
+    dir::AttemptDir,
+    protocol::{self, Answer, Frames, Message, RefusalCode, Request},
+    status::Status,
+};
+
+/// A container whose shim lives, or lived when this was made. Dropping it does nothing to the container.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    calls: mpsc::Sender<Ask>,
+    status: watch::Receiver<Status>,
+    _task: Arc<AbortOnDrop>,
+}
+
+/// Which attempt a handle is of.
+#[derive(Clone, Debug)]
+pub(super) struct Origin {
+    pub(super) records: AttemptDir,
+    pub(super) container: String,
+}
+
+/// A connection to a shim, subscribed.
+#[derive(Debug)]
+pub(super) struct Connection {
+    stream: UnixStream,
+    /// Where the shim is our child: it is reaped when the connection has ended.
+    child: Option<Child>,
+    frames: Frames,
+    buffer: BytesMut,
+}
+
+#[derive(Debug)]
+struct Ask {
+    request: Request,
+    answer: oneshot::Sender<Answer>,
+}
+
+#[derive(Debug)]
+struct AbortOnDrop(AbortHandle);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Connection {
+    pub(super) fn new(stream: UnixStream, child: Option<Child>) -> Self {
+        Self {
+            stream,
+            child,
+            frames: Frames::default(),
+            buffer: BytesMut::new(),
+        }
+    }
+
+    pub(super) async fn send(&mut self, request: &Request, id: u64) -> io::Result<()> {
+        self.stream.write_all(&request.encode(id)?).await
+    }
+
+    /// The next message; `None` at the end. Cancel-safe: bytes that have come are kept.
+    pub(super) async fn receive(&mut self) -> io::Result<Option<Message>> {
+        loop {
+            if let Some((_, payload)) = self.frames.next(protocol::MAX_FRAME)? {
+                return Ok(Some(serde_json::from_slice(&payload)?));
+            }
+            self.buffer.clear();
+            if self.stream.read_buf(&mut self.buffer).await? == 0 {
+                return Ok(None);
+            }
+            self.frames.extend(&self.buffer);
+        }
+    }
+}
+
+impl Handle {
+    pub(super) fn new(connection: Connection, origin: Origin, status: Status) -> Self {
+        let (calls, asked) = mpsc::channel(8);
+        let (publish, status) = watch::channel(status);
+        let task = tokio::spawn(drive(connection, origin, asked, publish));
+        Self {
+            calls,
+            status,
+            _task: Arc::new(AbortOnDrop(task.abort_handle())),
+        }
+    }
+
+    /// The state as far as it is known here.
+    pub fn status(&self) -> Status {
+        self.status.borrow().clone()
+    }
+
+    /// The state and its changes.
+    pub fn subscribe(&self) -> watch::Receiver<Status> {
+        self.status.clone()
+    }
+
+    /// Waits for the end: [`Status::Exited`] or [`Status::Lost`]. Event-driven; cancel-safe; may be called again.
+    pub async fn wait(&self) -> Status {
+        let mut status = self.status.clone();
+        match status.wait_for(Status::is_terminal).await {
+            Ok(status) => status.clone(),
+            // The runtime is going down and nobody will ever know here; the next agent adopts.
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// Sends a signal to the main process's group.
+    pub async fn signal(&self, signal: i32) -> Result<(), ControlError> {
+        self.ask(Request::Signal(signal)).await
+    }
+
+    /// SIGTERM now, SIGKILL to the whole tree after `grace`; returns when the shim has taken the order.
+    /// A second call can shorten the grace, never lengthen it. [`Handle::wait`] tells the end.
+    pub async fn terminate(&self, grace: Duration) -> Result<(), ControlError> {
+        self.ask(Request::Terminate {
+            grace_ms: u64::try_from(grace.as_millis()).unwrap_or(u64::MAX),
+        })
+        .await
+    }
+
+    /// SIGKILL to the whole tree at once.
+    pub async fn kill_tree(&self) -> Result<(), ControlError> {
+        self.ask(Request::KillTree).await
+    }
+
+    async fn ask(&self, request: Request) -> Result<(), ControlError> {
+        let name = request.name();
+        let (answer, answered) = oneshot::channel();
+        self.calls
+            .send(Ask { request, answer })
+            .await
+            .map_err(|_| ControlError::Ended)?;
+        match answered.await {
+            Err(_) => Err(ControlError::Ended),
+            Ok(Answer::Done | Answer::Status(_) | Answer::Greeting(_)) => Ok(()),
+            Ok(Answer::Refused(refusal)) => Err(match refusal.code {
+                RefusalCode::Ended => ControlError::Ended,
+                RefusalCode::NotImplemented => ControlError::NotImplemented {
+                    request: name.to_owned(),
+                },
+                _ => ControlError::Refused {
+                    message: refusal.message,
+                },
+            }),
+        }
+    }
+}
+
+/// Serves a connection until it ends, then makes sure that the last state is a terminal one.
+async fn drive(
+    mut connection: Connection,
+    origin: Origin,
+    mut asked: mpsc::Receiver<Ask>,
+    publish: watch::Sender<Status>,
+) {
+    let mut waiting: HashMap<u64, oneshot::Sender<Answer>> = HashMap::new();
+    let mut next_id = 1;
+    loop {
+        tokio::select! {
+            // Cancel-safe: see `receive`.
+            message = connection.receive() => match message {
+                Ok(Some(Message::Status(status))) => {
+                    publish.send_replace(status);
+                }
+                Ok(Some(Message::Reply { id, answer })) => {
+                    if let Some(waiting) = waiting.remove(&id) {
+                        // Whoever asked may have stopped waiting.
+                        let _ = waiting.send(answer);
+                    }
+                }
+                Ok(None) => break,
+                Err(error) => {
+                    tracing::debug!(%error, container = origin.container, "connection to shim broke");
+                    break;
+                }
+            },
+            // Cancel-safe per docs on `recv`. The channel never closes: the handle keeps this task alive.
+            Some(Ask { request, answer }) = asked.recv() => {
+                waiting.insert(next_id, answer);
+                if connection.send(&request, next_id).await.is_err() {
+                    break;
+                }
+                next_id += 1;
+            }
+        }
+    }
+    drop(waiting);
+    let Connection { stream, child, .. } = connection;
+    drop(stream);
+    if let Some(mut child) = child {
+        // Only to reap it; how the shim ended says less than what it has written.
+        let _ = child.wait().await;
+    }
+    if !publish.borrow().is_terminal() {
+        publish.send_replace(leftovers::settle_for_sure(&origin.records).await);
+    }
+}

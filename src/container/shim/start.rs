@@ -1,0 +1,422 @@
+//! From the claim to a running command.
+
+use std::{
+    collections::BTreeMap,
+    ffi::CString,
+    fs::File,
+    os::{
+        fd::{AsRawFd, OwnedFd},
+        unix::fs::FileExt,
+    },
+    path::{Path, PathBuf},
+};
+
+use jiff::Timestamp;
+use nix::{
+    errno::Errno,
+    fcntl::{FcntlArg, OFlag, fcntl},
+    sched::{CpuSet, sched_setaffinity},
+    spawn::{PosixSpawnAttr, PosixSpawnFileActions, PosixSpawnFlags, posix_spawn},
+    sys::{
+        resource::{Resource, getrlimit, setrlimit},
+        signal::SigSet,
+        stat::{Mode, umask},
+    },
+    unistd::{AccessFlags, Pid, access},
+};
+
+use super::{Context, chain, output::Sink};
+use crate::container::{
+    claim::Reserve,
+    process::{MARKER, ProcessId, Stat},
+    spec::{ContainerSpec, Rlimit, RlimitResource},
+    status::StartFailure,
+};
+
+/// `PATH` of a container that sets none; what container runtimes use.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// A command that runs.
+pub(super) struct Started {
+    pub(super) main: ProcessId,
+    pub(super) started_at: Timestamp,
+    pub(super) stdout: OwnedFd,
+    pub(super) stderr: OwnedFd,
+    pub(super) sink: Sink,
+    pub(super) reserve: Option<Reserve>,
+}
+
+/// A command that could not be started.
+#[derive(Debug)]
+pub(super) struct Failure {
+    pub(super) reason: StartFailure,
+    pub(super) message: String,
+}
+
+impl Failure {
+    fn new(reason: StartFailure, message: impl Into<String>) -> Self {
+        Self {
+            reason,
+            message: message.into(),
+        }
+    }
+
+    fn caused(reason: StartFailure, what: &str, error: &dyn std::error::Error) -> Self {
+        Self::new(reason, format!("{what}: {}", chain(error)))
+    }
+
+    fn errno(reason: StartFailure, what: &str, errno: Errno) -> Self {
+        Self::new(reason, format!("{what}: {}", errno.desc()))
+    }
+}
+
+/// Everything that can fail without a process is done before the process is made.
+pub(super) fn start(context: &Context, spec: &ContainerSpec) -> Result<Started, Failure> {
+    let argv = c_strings(&spec.argv, "an argument")?;
+    let environment = environment(spec, &context.arguments.container)?;
+    let sink = Sink::create(context, spec.log)?;
+    let pgid_file = create_pgid_file(context)?;
+    // Where there is no room for it, the end of the container may still find some.
+    let reserve = Reserve::take(&context.records).ok();
+    let (stdout, child_stdout) = pipe()?;
+    let (stderr, child_stderr) = pipe()?;
+    std::env::set_current_dir(&spec.cwd).map_err(|error| {
+        Failure::caused(
+            StartFailure::WorkingDirectory,
+            &format!("working directory {}", spec.cwd.display()),
+            &error,
+        )
+    })?;
+    let program = find_program(spec)?;
+    let main = spawn(
+        spec,
+        &program,
+        &argv,
+        &environment,
+        [&child_stdout, &child_stderr],
+    )?;
+    let started_at = Timestamp::now();
+    drop((child_stdout, child_stderr));
+    // A working directory that is in use cannot be unmounted.
+    let _ = std::env::set_current_dir("/");
+    write_pgid(&pgid_file, main);
+    // Our child is not reaped yet, so the number is its own.
+    let start_time = Stat::read(main.as_raw())
+        .ok()
+        .flatten()
+        .map_or(0, |stat| stat.start_time);
+    let main = context.here.process(main.as_raw(), start_time);
+    Ok(Started {
+        main,
+        started_at,
+        stdout,
+        stderr,
+        sink,
+        reserve,
+    })
+}
+
+fn c_strings<T: AsRef<str>>(texts: &[T], what: &str) -> Result<Vec<CString>, Failure> {
+    texts
+        .iter()
+        .map(|text| {
+            CString::new(text.as_ref()).map_err(|_| {
+                Failure::new(
+                    StartFailure::InvalidSpec,
+                    format!("{what} holds a NUL byte"),
+                )
+            })
+        })
+        .collect()
+}
+
+/// The environment: of equal names the last one, and the mark of the container.
+fn environment(spec: &ContainerSpec, container: &str) -> Result<Vec<CString>, Failure> {
+    let mut variables: BTreeMap<&str, &str> = spec
+        .env
+        .iter()
+        .map(|(name, value)| (&**name, &**value))
+        .collect();
+    variables.insert(MARKER, container);
+    if let Some(name) = variables
+        .keys()
+        .find(|name| name.is_empty() || name.contains('='))
+    {
+        return Err(Failure::new(
+            StartFailure::InvalidSpec,
+            format!("{name:?} cannot be the name of a variable"),
+        ));
+    }
+    let texts: Vec<String> = variables
+        .iter()
+        .map(|(name, value)| format!("{name}={value}"))
+        .collect();
+    c_strings(&texts, "a variable")
+}
+
+/// Creates the `pgid` file with room for any number; until the number is known it holds white space.
+fn create_pgid_file(context: &Context) -> Result<File, Failure> {
+    let failed = |error: &dyn std::error::Error| {
+        Failure::caused(
+            StartFailure::PgidFile,
+            "failed to write the pgid file",
+            error,
+        )
+    };
+    let file = context
+        .workdir
+        .create_fresh("pgid")
+        .map_err(|error| failed(&error))?;
+    file.write_all_at(&[b'\n'; 12], 0)
+        .map_err(|error| failed(&error))?;
+    Ok(file)
+}
+
+fn write_pgid(file: &File, pgid: Pid) {
+    let text = format!("{pgid}\n");
+    // The room is there, and the number stands in the status too.
+    let _ = file
+        .write_all_at(text.as_bytes(), 0)
+        .and_then(|()| file.set_len(text.len() as u64));
+}
+
+fn pipe() -> Result<(OwnedFd, OwnedFd), Failure> {
+    let failed = |errno| Failure::errno(StartFailure::System, "failed to make a pipe", errno);
+    let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(failed)?;
+    // Only our end: the command expects a pipe that blocks.
+    fcntl(&read, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map_err(failed)?;
+    Ok((read, write))
+}
+
+/// Finds the program as a shell does: by the container's `PATH` unless its name has a slash.
+fn find_program(spec: &ContainerSpec) -> Result<PathBuf, Failure> {
+    let Some(name) = spec.argv.first().filter(|name| !name.is_empty()) else {
+        return Err(Failure::new(
+            StartFailure::InvalidSpec,
+            "no command specified",
+        ));
+    };
+    if name.contains('/') {
+        return check_program(name, Path::new(name)).map(|()| PathBuf::from(name));
+    }
+    let path = spec
+        .env
+        .iter()
+        .rev()
+        .find(|(variable, _)| variable == "PATH")
+        .map_or(DEFAULT_PATH, |(_, value)| value);
+    let mut refused = None;
+    for dir in path.split(':') {
+        // An empty entry is the working directory.
+        let candidate = if dir.is_empty() {
+            Path::new("./").join(name)
+        } else {
+            Path::new(dir).join(name)
+        };
+        match check_program(name, &candidate) {
+            Ok(()) => return Ok(candidate),
+            Err(failure) if failure.reason == StartFailure::NotExecutable => {
+                refused.get_or_insert(failure);
+            }
+            Err(_) => {}
+        }
+    }
+    Err(refused.unwrap_or_else(|| {
+        Failure::new(
+            StartFailure::NotFound,
+            format!("exec: {name:?}: executable file not found in $PATH"),
+        )
+    }))
+}
+
+fn check_program(name: &str, path: &Path) -> Result<(), Failure> {
+    let refused = |errno: Errno| {
+        let reason = match errno {
+            Errno::ENOENT | Errno::ENOTDIR => StartFailure::NotFound,
+            _ => StartFailure::NotExecutable,
+        };
+        Err(Failure::errno(reason, &format!("exec: {name:?}"), errno).lower())
+    };
+    match std::fs::metadata(path) {
+        Err(error) => refused(Errno::from_raw(error.raw_os_error().unwrap_or(0))),
+        Ok(meta) if meta.is_dir() => refused(Errno::EISDIR),
+        Ok(_) => access(path, AccessFlags::X_OK).or_else(refused),
+    }
+}
+
+impl Failure {
+    /// Error texts of container runtimes begin with a small letter.
+    fn lower(mut self) -> Self {
+        if let Some((head, tail)) = self.message.rsplit_once(": ") {
+            self.message = format!("{head}: {}", tail.to_lowercase());
+        }
+        self
+    }
+}
+
+/// Makes the process, in a group of its own. `posix_spawn` shares our memory until the `exec`, so it copies nothing,
+/// and its error is that of the `exec`.
+fn spawn(
+    spec: &ContainerSpec,
+    program: &Path,
+    argv: &[CString],
+    environment: &[CString],
+    [stdout, stderr]: [&OwnedFd; 2],
+) -> Result<Pid, Failure> {
+    let failed =
+        |errno| Failure::errno(StartFailure::System, "failed to prepare the command", errno);
+    let mut actions = PosixSpawnFileActions::init().map_err(failed)?;
+    // Standard input is /dev/null already.
+    actions.add_dup2(stdout.as_raw_fd(), 1).map_err(failed)?;
+    actions.add_dup2(stderr.as_raw_fd(), 2).map_err(failed)?;
+    let mut attributes = PosixSpawnAttr::init().map_err(failed)?;
+    attributes.set_pgroup(Pid::from_raw(0)).map_err(failed)?;
+    attributes.set_sigdefault(&SigSet::all()).map_err(failed)?;
+    attributes.set_sigmask(&SigSet::empty()).map_err(failed)?;
+    attributes
+        .set_flags(
+            PosixSpawnFlags::POSIX_SPAWN_SETPGROUP
+                | PosixSpawnFlags::POSIX_SPAWN_SETSIGDEF
+                | PosixSpawnFlags::POSIX_SPAWN_SETSIGMASK,
+        )
+        .map_err(failed)?;
+    if let Some(cpus) = &spec.cpu_affinity {
+        set_affinity(cpus)?;
+    }
+    let limits = set_limits(&spec.rlimits)?;
+    let own_mask = umask(Mode::from_bits_truncate(spec.umask));
+    let spawned = posix_spawn(program, &actions, &attributes, argv, environment);
+    umask(own_mask);
+    for (resource, soft, hard) in limits {
+        // Back to what it was a moment ago, under the same hard limit.
+        let _ = setrlimit(resource, soft, hard);
+    }
+    spawned.map_err(|errno| exec_failure(&spec.argv[0], program, errno))
+}
+
+fn exec_failure(name: &str, program: &Path, errno: Errno) -> Failure {
+    let what = format!("exec: {name:?}");
+    match errno {
+        Errno::ENOENT if program.exists() => Failure::new(
+            StartFailure::NotFound,
+            format!(
+                "{what}: the interpreter that the file names does not exist: {}",
+                errno.desc().to_lowercase()
+            ),
+        ),
+        Errno::ENOENT | Errno::ENOTDIR => {
+            Failure::errno(StartFailure::NotFound, &what, errno).lower()
+        }
+        Errno::EACCES | Errno::EPERM | Errno::EISDIR => {
+            Failure::errno(StartFailure::NotExecutable, &what, errno).lower()
+        }
+        Errno::ENOEXEC | Errno::ELIBBAD => {
+            Failure::errno(StartFailure::ExecFormat, &what, errno).lower()
+        }
+        _ => Failure::errno(StartFailure::System, &what, errno).lower(),
+    }
+}
+
+fn set_affinity(cpus: &[usize]) -> Result<(), Failure> {
+    let failed = |errno: Errno| {
+        Failure::errno(
+            StartFailure::Limits,
+            &format!("failed to use the CPUs {cpus:?}"),
+            errno,
+        )
+    };
+    let mut set = CpuSet::new();
+    for &cpu in cpus {
+        set.set(cpu).map_err(failed)?;
+    }
+    sched_setaffinity(Pid::from_raw(0), &set).map_err(failed)
+}
+
+/// Sets soft limits and returns what they were.
+fn set_limits(limits: &[Rlimit]) -> Result<Vec<(Resource, u64, u64)>, Failure> {
+    let mut before = Vec::new();
+    for limit in limits {
+        let resource = match limit.resource {
+            RlimitResource::Nofile => Resource::RLIMIT_NOFILE,
+            RlimitResource::Core => Resource::RLIMIT_CORE,
+            RlimitResource::Stack => Resource::RLIMIT_STACK,
+            RlimitResource::Memlock => Resource::RLIMIT_MEMLOCK,
+        };
+        let failed = |errno| {
+            Failure::errno(
+                StartFailure::Limits,
+                &format!("failed to limit {:?}", limit.resource),
+                errno,
+            )
+        };
+        let (soft, hard) = getrlimit(resource).map_err(failed)?;
+        setrlimit(resource, limit.soft.min(hard), hard).map_err(failed)?;
+        before.push((resource, soft, hard));
+    }
+    Ok(before)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(argv: &[&str], path: &str) -> ContainerSpec {
+        let argv = argv.iter().map(|&arg| arg.to_owned()).collect();
+        ContainerSpec::new(argv, vec![("PATH".into(), path.into())], "/")
+    }
+
+    #[test]
+    fn the_program_is_found_as_a_shell_finds_it() {
+        let temp = tempfile::tempdir().expect("tempdir");
+        let (first, second) = (temp.path().join("1"), temp.path().join("2"));
+        for dir in [&first, &second] {
+            std::fs::create_dir(dir).expect("mkdir");
+        }
+        std::fs::write(first.join("tool"), "").expect("write");
+        std::fs::create_dir(first.join("dir")).expect("mkdir");
+        let path = format!("{}:{}", first.display(), second.display());
+
+        let reason = |name: &str| {
+            find_program(&spec(&[name], &path))
+                .expect_err("no program")
+                .reason
+        };
+        assert_eq!(reason("tool"), StartFailure::NotExecutable);
+        assert_eq!(reason("dir"), StartFailure::NotExecutable);
+        assert_eq!(reason("nothing"), StartFailure::NotFound);
+        assert_eq!(reason(""), StartFailure::InvalidSpec);
+        assert_eq!(reason("/nowhere/tool"), StartFailure::NotFound);
+
+        std::fs::copy("/bin/true", second.join("tool")).expect("copy");
+        let found = find_program(&spec(&["tool"], &path)).expect("the executable one");
+        assert_eq!(found, second.join("tool"));
+        let missing = find_program(&spec(&["nothing"], &path))
+            .expect_err("no program")
+            .message;
+        assert_eq!(
+            missing,
+            "exec: \"nothing\": executable file not found in $PATH"
+        );
+    }
+
+    #[test]
+    fn of_equal_variables_the_last_one_holds_and_the_mark_cannot_be_forged() {
+        let mut spec = spec(&["true"], "/bin");
+        spec.env.extend([
+            ("A".into(), "1".into()),
+            ("A".into(), "2".into()),
+            (MARKER.into(), "forged".into()),
+        ]);
+        let texts: Vec<String> = environment(&spec, "id")
+            .expect("valid")
+            .into_iter()
+            .map(|text| text.into_string().expect("text"))
+            .collect();
+        assert_eq!(texts, ["A=2", "PATH=/bin", &format!("{MARKER}=id")]);
+        spec.env.push(("B=C".into(), String::new()));
+        assert_eq!(
+            environment(&spec, "id").expect_err("a bad name").reason,
+            StartFailure::InvalidSpec
+        );
+    }
+}

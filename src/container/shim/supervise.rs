@@ -1,0 +1,412 @@
+//! The loop: output, children, requests, the end.
+
+use std::{
+    fs::File,
+    os::fd::AsFd,
+    time::{Duration, Instant},
+};
+
+use jiff::Timestamp;
+use nix::{
+    errno::Errno,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::{
+        signal::{Signal, killpg},
+        signalfd::SignalFd,
+    },
+    unistd::Pid,
+};
+
+use super::{
+    Context,
+    control::{Asked, Control, ended},
+    output::{Sink, Source},
+    start::{Failure, Started},
+};
+use crate::container::{
+    claim::{self, Reserve},
+    dir::DirError,
+    files::Durability,
+    log::line::Stream,
+    process::{self, Ended, Stat},
+    protocol::{Answer, Greeting, PROTOCOL, Refusal, RefusalCode, Request},
+    status::{Exit, Status},
+};
+
+/// Pause before a status that found no room is written again.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// Answers the start, then supervises the command until nothing of it is left.
+pub(super) fn supervise(
+    context: &Context,
+    mut control: Control,
+    claim: &File,
+    started: Result<Started, Failure>,
+) {
+    match started {
+        Ok(started) => {
+            let status = Status::Running {
+                process: started.main.clone(),
+                pgid: started.main.pid,
+                started_at: started.started_at,
+            };
+            // Not synchronised: a machine that fails ends the container, which a missing status says as well. Where
+            // there is no room for it, the socket tells the state.
+            let _ = claim::write_status(
+                &context.records,
+                &context.status_file(status.clone()),
+                Durability::Processes,
+            );
+            control.answer_start(&status);
+            // The claim has to outlive a power failure, since nothing may start twice; waiting for the disk before
+            // the start would cost each container more than all other steps together.
+            let _ = claim
+                .sync_all()
+                .and_then(|()| context.records.sync().map_err(std::io::Error::other));
+            Supervisor::new(context, control, started, status).run();
+        }
+        Err(Failure { reason, message }) => {
+            let status = Status::StartFailed {
+                reason,
+                message,
+                finished_at: Timestamp::now(),
+            };
+            let mut ending = Ending {
+                context,
+                status,
+                reserve: None,
+            };
+            let written = ending.write();
+            control.answer_start(&ending.status);
+            if written.is_err() {
+                // The agent has been told; a later one finds a claim without a status.
+                let _ = ending.write();
+            }
+        }
+    }
+}
+
+struct Supervisor<'a> {
+    context: &'a Context,
+    control: Control,
+    status: Status,
+    started_at: Timestamp,
+    main: Pid,
+    /// How and when the main process ended.
+    ended: Option<(Exit, Timestamp)>,
+    /// When the grace is over; set by the first `terminate`.
+    deadline: Option<Instant>,
+    /// Whether the tree is being killed.
+    killing: bool,
+    /// Whether the kernel says that we have no child left.
+    childless: bool,
+    /// Processes left that we may not kill.
+    immune: usize,
+    stdout: Source,
+    stderr: Source,
+    sink: Sink,
+    buffer: Vec<u8>,
+    reserve: Option<Reserve>,
+}
+
+impl<'a> Supervisor<'a> {
+    fn new(context: &'a Context, control: Control, started: Started, status: Status) -> Self {
+        Self {
+            context,
+            control,
+            status,
+            started_at: started.started_at,
+            main: Pid::from_raw(started.main.pid),
+            ended: None,
+            deadline: None,
+            killing: false,
+            childless: false,
+            immune: 0,
+            stdout: Source::new(Stream::Stdout, started.stdout),
+            stderr: Source::new(Stream::Stderr, started.stderr),
+            sink: started.sink,
+            buffer: Vec::new(),
+            reserve: started.reserve,
+        }
+    }
+
+    fn run(mut self) {
+        self.reap();
+        while !self.is_over() {
+            let ready = self.wait();
+            self.turn(&ready);
+        }
+        self.finish();
+    }
+
+    /// Waits until something can be done; one flag for each of [`Supervisor::wait`]'s descriptors.
+    fn wait(&self) -> Vec<bool> {
+        let signals: &SignalFd = &self.context.signals;
+        let timeout = match self.deadline {
+            Some(deadline) if !self.killing => {
+                // Rounded up, so that the deadline has passed afterwards.
+                let left =
+                    deadline.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
+                PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
+            }
+            _ => PollTimeout::NONE,
+        };
+        let outputs = [&self.stdout, &self.stderr];
+        let mut fds = vec![PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
+        fds.extend(
+            outputs
+                .iter()
+                .filter_map(|o| o.pipe.as_ref())
+                .map(|p| PollFd::new(p.as_fd(), PollFlags::POLLIN)),
+        );
+        fds.extend(
+            self.control
+                .descriptors()
+                .map(|fd| PollFd::new(fd, PollFlags::POLLIN)),
+        );
+        match poll(&mut fds, timeout) {
+            Ok(_) => fds.iter().map(|fd| fd.any().unwrap_or(true)).collect(),
+            // Interrupted, or short of memory: look at everything.
+            Err(_) => vec![true; fds.len()],
+        }
+    }
+
+    fn turn(&mut self, ready: &[bool]) {
+        let mut ready = ready.iter().copied();
+        let mut next = || ready.next().unwrap_or(false);
+        let child_news = next();
+        // Output first: what a process wrote before it ended stands before its end.
+        for source in [&mut self.stdout, &mut self.stderr] {
+            if source.pipe.is_some() && next() {
+                source.copy(self.context, &mut self.sink, &mut self.buffer);
+            }
+        }
+        let clients: Vec<bool> = ready.collect();
+        if child_news {
+            while let Ok(Some(_)) = self.context.signals.read_signal() {}
+            self.reap();
+        }
+        for asked in self.control.ready(&clients) {
+            self.serve(&asked);
+        }
+        if !self.killing
+            && self
+                .deadline
+                .is_some_and(|deadline| deadline <= Instant::now())
+        {
+            self.kill_tree();
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        self.ended.is_some() && self.childless
+    }
+
+    /// Reaps everything that has ended, then decides about what is left.
+    fn reap(&mut self) {
+        loop {
+            let (pid, ended) = match process::reap_any() {
+                Ok(Some(reaped)) => reaped,
+                Ok(None) => break,
+                Err(Errno::EINTR) => continue,
+                Err(_) => {
+                    self.childless = true;
+                    break;
+                }
+            };
+            let exit = match ended {
+                Ended::Code(code) => Exit { code, signal: None },
+                Ended::Signal(signal) => Exit {
+                    code: 128 + signal,
+                    signal: Some(signal),
+                },
+            };
+            if pid == self.main.as_raw() {
+                self.ended = Some((exit, Timestamp::now()));
+            }
+        }
+        if self.ended.is_some() && !self.childless && (self.killing || !self.has_grace()) {
+            self.kill_tree();
+        }
+    }
+
+    /// Whether processes that were told to end, with the main process that did, still have time for it.
+    fn has_grace(&self) -> bool {
+        let group = self.main.as_raw();
+        self.deadline
+            .is_some_and(|deadline| deadline > Instant::now())
+            && process::descendants(std::process::id().cast_signed()).is_ok_and(|tree| {
+                tree.iter()
+                    .any(|stat| stat.pgrp == group && !stat.is_dead())
+            })
+    }
+
+    /// Kills what lives of the tree. What is born meanwhile becomes our child when its parent dies, and that death
+    /// brings us here again.
+    fn kill_tree(&mut self) {
+        self.killing = true;
+        let Ok(tree) = process::descendants(std::process::id().cast_signed()) else {
+            return;
+        };
+        let living: Vec<&Stat> = tree.iter().filter(|stat| !stat.is_dead()).collect();
+        let immune = living
+            .iter()
+            .filter(|stat| {
+                process::signal_seen(stat, Signal::SIGKILL)
+                    .is_err_and(|error| error.kind() == std::io::ErrorKind::PermissionDenied)
+            })
+            .count();
+        if immune > 0 && immune == living.len() && self.ended.is_some() {
+            // Set-uid programs: they are not ours to kill, and waiting for them would be waiting for ever.
+            self.immune = immune;
+            self.childless = true;
+        }
+    }
+
+    fn serve(&mut self, asked: &Asked) {
+        let answer = match &asked.request {
+            Request::Start(_) => Answer::Refused(Refusal::new(
+                RefusalCode::Claimed,
+                "the command was started before",
+            )),
+            Request::Status => Answer::Status(self.status.clone()),
+            Request::Subscribe => Answer::Greeting(Greeting {
+                protocol: PROTOCOL,
+                container: self.context.arguments.container.clone(),
+                attempt: self.context.arguments.attempt,
+                status: self.status.clone(),
+            }),
+            Request::Signal(number) => match Signal::try_from(*number) {
+                Ok(signal) => self.signal_group(signal),
+                Err(_) => Answer::Refused(Refusal::new(
+                    RefusalCode::Invalid,
+                    format!("{number} is no signal"),
+                )),
+            },
+            Request::Terminate { grace_ms } => self.terminate(Duration::from_millis(*grace_ms)),
+            Request::KillTree => {
+                self.kill_tree();
+                Answer::Done
+            }
+        };
+        self.control.answer(asked, answer);
+    }
+
+    /// The main process is not reaped yet, so its number is its own, and so is its group's.
+    fn signal_group(&self, signal: Signal) -> Answer {
+        if self.ended.is_some() {
+            return ended();
+        }
+        match killpg(self.main, signal) {
+            Ok(()) => Answer::Done,
+            Err(errno) => Answer::Refused(Refusal::new(RefusalCode::System, errno.desc())),
+        }
+    }
+
+    fn terminate(&mut self, grace: Duration) -> Answer {
+        let now = Instant::now();
+        // A grace that no clock can hold is none at all.
+        let wanted = now.checked_add(grace);
+        let first = self.deadline.is_none();
+        self.deadline = match (self.deadline, wanted) {
+            (Some(before), Some(wanted)) => Some(before.min(wanted)),
+            (before, wanted) => before
+                .or(wanted)
+                .or(now.checked_add(Duration::from_secs(u64::from(u32::MAX)))),
+        };
+        if first {
+            let answer = self.signal_group(Signal::SIGTERM);
+            // A stopped process would keep the signal for later.
+            let _ = self.signal_group(Signal::SIGCONT);
+            if !matches!(answer, Answer::Done) {
+                return answer;
+            }
+        }
+        if grace.is_zero() {
+            self.kill_tree();
+        }
+        Answer::Done
+    }
+
+    fn finish(mut self) {
+        for source in [&mut self.stdout, &mut self.stderr] {
+            source.drain(self.context, &mut self.sink, &mut self.buffer);
+        }
+        let Some((exit, finished_at)) = self.ended else {
+            return;
+        };
+        let mut message = self.sink.complaint();
+        if self.immune > 0 {
+            message = format!(
+                "{} processes of another user could not be killed; {message}",
+                self.immune
+            );
+        }
+        let status = Status::Exited {
+            exit,
+            started_at: self.started_at,
+            finished_at,
+            message,
+        };
+        let mut ending = Ending {
+            context: self.context,
+            status,
+            reserve: self.reserve.take(),
+        };
+        let mut written = ending.write();
+        self.status = ending.status.clone();
+        self.control.publish(&self.status);
+        // As long as nobody else knows the exit code, this process is where it is kept.
+        while written.is_err_and(|error| !is_removed(&error)) {
+            self.serve_for(RETRY);
+            written = ending.write();
+        }
+    }
+
+    /// Answers clients for a while.
+    fn serve_for(&mut self, pause: Duration) {
+        let end = Instant::now() + pause;
+        while let Some(left) = end.checked_duration_since(Instant::now()) {
+            let ready: Vec<bool> = {
+                let mut fds: Vec<PollFd<'_>> = self
+                    .control
+                    .descriptors()
+                    .map(|fd| PollFd::new(fd, PollFlags::POLLIN))
+                    .collect();
+                let timeout = PollTimeout::try_from(left + Duration::from_millis(1))
+                    .unwrap_or(PollTimeout::MAX);
+                match poll(&mut fds, timeout) {
+                    Ok(_) => fds.iter().map(|fd| fd.any().unwrap_or(true)).collect(),
+                    Err(_) => return,
+                }
+            };
+            for asked in self.control.ready(&ready) {
+                self.serve(&asked);
+            }
+        }
+    }
+}
+
+/// Whether the records have been removed: then nobody wants to know any more.
+fn is_removed(error: &DirError) -> bool {
+    matches!(error, DirError::Io { source, .. } if matches!(source.raw_os_error().map(Errno::from_raw), Some(Errno::ENOENT | Errno::ESTALE)))
+}
+
+/// The last status and the room for it.
+struct Ending<'a> {
+    context: &'a Context,
+    status: Status,
+    reserve: Option<Reserve>,
+}
+
+impl Ending<'_> {
+    fn write(&mut self) -> Result<(), DirError> {
+        let file = self.context.status_file(self.status.clone());
+        if let Some(reserve) = self.reserve.take()
+            && reserve.write_status(&self.context.records, &file).is_ok()
+        {
+            return Ok(());
+        }
+        claim::write_status(&self.context.records, &file, Durability::Power)
+    }
+}

@@ -1,0 +1,5 @@
+//! Containers with real processes: the shim is the built `vk-cmd`.
+
+mod logs;
+mod run;
+mod support;

@@ -3,6 +3,7 @@
 # Builds the programs of a real Kubernetes from Go modules, once, into a cache outside the tree.
 #
 #   setup.sh [COMPONENT…]      build what is missing; the default is "etcd v1.34"
+#   setup.sh --built [COMPONENT…]  build nothing: exit code 0 where all is there, else 77
 #   setup.sh --list            name every component
 #
 # A COMPONENT is a family (v1.34, etcd, …) or one program of it (v1.34/kubectl).
@@ -109,6 +110,19 @@ build() {
     say "built $family/$program in $((SECONDS - began)) s"
 }
 
+# Whether programs of a family are there.
+is_built() {
+    local family=$1 program bin
+    bin=$cache/$family/$(key_of "$family")/bin
+    shift
+    for program in "$@"; do
+        if [[ ! -x $bin/$program ]]; then
+            say "setup.sh: $family/$program is not built (tests/kubernetes/setup.sh $family/$program)"
+            return 77
+        fi
+    done
+}
+
 # Builds what is missing of one family. Runs in a subshell, so that the lock goes with it.
 set_up() (
     family=$1
@@ -150,6 +164,12 @@ main() {
         return
     fi
 
+    local task=set_up
+    if [[ ${1-} == --built ]]; then
+        task=is_built
+        shift
+    fi
+
     (($#)) || set -- etcd v1.34
     for component in "$@"; do
         family=${component%%/*}
@@ -171,7 +191,7 @@ main() {
     done
     for family in "${order[@]}"; do
         # shellcheck disable=SC2086 # a list of words
-        set_up "$family" ${wanted[$family]}
+        "$task" "$family" ${wanted[$family]}
     done
 }
 

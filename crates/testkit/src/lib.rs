@@ -1,13 +1,20 @@
 //! Fixtures for the tests of vk-cmd.
 //!
 //! [`Up`] runs the real binary's `up` in a home and a state directory of its own, and hands out the
-//! real kubectl for it. Everything that it started ends with it, also when the test panics.
+//! real kubectl for it. [`RealCluster`] runs Kubernetes' own control plane. Everything that they started
+//! ends with them, also when the test panics.
+//!
+//! [`Client`] sends requests that no well-behaved client would send.
 
+mod client;
 mod kubectl;
+mod real;
 mod up;
 mod wait;
 
+pub use client::{Client, Request, Response};
 pub use kubectl::{Kubectl, Output, find_program};
+pub use real::{RealCluster, RealClusterBuilder};
 pub use up::{Up, UpBuilder};
 pub use wait::{eventually, eventually_within};
 

@@ -1,17 +1,572 @@
 //! What the server writes into an object on create and update, whatever the client sent:
 //! status, generation, and the fields that belong to one sub-resource alone.
 
-use serde_json::Value;
+use serde_json::{Map, Value, json};
 
-use crate::schema::Gvk;
+use super::edit::{Object, child, child_or_new, empty, items, missing, set_missing, text};
+use super::{pod, qos_class};
+use crate::schema::{Gvk, schema};
+
+/// What makes the generation of an object rise.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Generation {
+    /// A change of `spec`.
+    Spec,
+    /// A change of `spec` or of the annotations.
+    SpecOrAnnotations,
+    /// A change of anything but the metadata, or of the labels.
+    BodyOrLabels,
+    /// A change of anything but the metadata.
+    Body,
+    /// Nothing: it is set once.
+    Never,
+}
+
+/// The kinds that have a generation.
+fn generation(gvk: &Gvk) -> Option<Generation> {
+    use Generation::{Body, BodyOrLabels, Never, Spec, SpecOrAnnotations};
+    Some(match (gvk.group.as_str(), gvk.kind.as_str()) {
+        ("", "Pod" | "ReplicationController")
+        | ("apps", "ReplicaSet" | "StatefulSet" | "DaemonSet")
+        | ("batch", "Job" | "CronJob")
+        | ("networking.k8s.io", "Ingress" | "IngressClass" | "NetworkPolicy")
+        | ("policy", "PodDisruptionBudget")
+        | ("storage.k8s.io", "CSIDriver")
+        | ("flowcontrol.apiserver.k8s.io", "FlowSchema" | "PriorityLevelConfiguration")
+        | ("resource.k8s.io", "DeviceClass" | "ResourceSlice" | "DeviceTaintRule")
+        | ("apiextensions.k8s.io", "CustomResourceDefinition")
+        | (
+            "admissionregistration.k8s.io",
+            "ValidatingAdmissionPolicy"
+            | "ValidatingAdmissionPolicyBinding"
+            | "MutatingAdmissionPolicy"
+            | "MutatingAdmissionPolicyBinding",
+        ) => Spec,
+        ("apps", "Deployment") => SpecOrAnnotations,
+        ("discovery.k8s.io", "EndpointSlice") => BodyOrLabels,
+        ("", "PodTemplate")
+        | (
+            "admissionregistration.k8s.io",
+            "ValidatingWebhookConfiguration" | "MutatingWebhookConfiguration",
+        ) => Body,
+        ("scheduling.k8s.io", "PriorityClass") => Never,
+        _ => return None,
+    })
+}
 
 /// Makes an object ready to be created: drops the status a client may not set, sets the first
 /// status (`phase`, `qosClass`), the first generation, and what a kind generates (a job's
 /// selector). `metadata.uid`, `name` and `creationTimestamp` are set before.
-pub fn prepare_for_create(_gvk: &Gvk, _object: &mut Value) {}
+pub fn prepare_for_create(gvk: &Gvk, object: &mut Value) {
+    let whole = object;
+    let class = (gvk.group.is_empty() && gvk.kind == "Pod").then(|| qos_class(whole));
+    let Some(object) = whole.as_object_mut() else {
+        return;
+    };
+    if let Some(metadata) = child_or_new(object, "metadata") {
+        for field in [
+            "deletionTimestamp",
+            "deletionGracePeriodSeconds",
+            "selfLink",
+        ] {
+            metadata.remove(field);
+        }
+        if generation(gvk)
+            .is_some_and(|rule| !(rule == Generation::Spec && gvk.kind == "CSIDriver"))
+        {
+            metadata.insert("generation".to_owned(), 1.into());
+        }
+    }
+    match (gvk.group.as_str(), gvk.kind.as_str()) {
+        ("", "Pod") => new_pod(object, class.unwrap_or("BestEffort")),
+        ("", "Node") => {}
+        ("", "Namespace") => {
+            object.insert("status".to_owned(), json!({"phase": "Active"}));
+            if let Some(spec) = child_or_new(object, "spec") {
+                set_missing(spec, "finalizers", json!([]));
+                if let Some(finalizers) = spec.get_mut("finalizers").and_then(Value::as_array_mut)
+                    && !finalizers.iter().any(|name| name == "kubernetes")
+                {
+                    finalizers.push("kubernetes".into());
+                }
+            }
+        }
+        ("", "PersistentVolume" | "PersistentVolumeClaim") => {
+            object.insert("status".to_owned(), json!({"phase": "Pending"}));
+        }
+        (group, kind) => {
+            if (group, kind) == ("batch", "Job") {
+                job_selector(object);
+            }
+            if has_status(gvk) {
+                reset_status(gvk, object);
+            }
+        }
+    }
+}
+
+fn new_pod(object: &mut Object, class: &str) {
+    let mut status = json!({"phase": "Pending", "qosClass": class});
+    if let Some(spec) = child(object, "spec") {
+        // Admission may have named another account since the defaults ran.
+        pod::service_account(spec);
+        if !empty(spec, "schedulingGates") {
+            status["conditions"] = json!([{
+                "type": "PodScheduled",
+                "status": "False",
+                "lastProbeTime": null,
+                "lastTransitionTime": null,
+                "reason": "SchedulingGated",
+                "message": "Scheduling is blocked due to non-empty scheduling gates",
+            }]);
+        }
+    }
+    object.insert("status".to_owned(), status);
+}
+
+/// A job selects its pods by its own UID, unless it says that it selects them by hand.
+fn job_selector(object: &mut Object) {
+    let (name, uid) = child(object, "metadata")
+        .map(|metadata| {
+            (
+                text(metadata, "name").to_owned(),
+                text(metadata, "uid").to_owned(),
+            )
+        })
+        .unwrap_or_default();
+    let Some(spec) = child(object, "spec") else {
+        return;
+    };
+    if spec.get("manualSelector").and_then(Value::as_bool) == Some(true) {
+        return;
+    }
+    if let Some(template) = child_or_new(spec, "template")
+        && let Some(metadata) = child_or_new(template, "metadata")
+        && let Some(labels) = child_or_new(metadata, "labels")
+    {
+        for (label, value) in [
+            ("job-name", &name),
+            ("batch.kubernetes.io/job-name", &name),
+            ("controller-uid", &uid),
+            ("batch.kubernetes.io/controller-uid", &uid),
+        ] {
+            set_missing(labels, label, value.as_str());
+        }
+    }
+    if let Some(selector) = child_or_new(spec, "selector")
+        && let Some(labels) = child_or_new(selector, "matchLabels")
+    {
+        set_missing(labels, "batch.kubernetes.io/controller-uid", uid);
+    }
+}
+
+/// True for kinds whose status only its own sub-resource may write.
+fn has_status(gvk: &Gvk) -> bool {
+    let schema = schema();
+    schema
+        .type_of_gvk(gvk)
+        .is_some_and(|id| schema.get(id).field("status").is_some())
+}
+
+/// The status of an object that nothing has looked at yet, as Go encodes the zero value.
+fn reset_status(gvk: &Gvk, object: &mut Object) {
+    object.remove("status");
+    let Some(id) = schema().type_of_gvk(gvk) else {
+        return;
+    };
+    let mut shell = Value::Object(Map::new());
+    if crate::codec::coerce(&mut shell, id).is_ok()
+        && let Some(status) = shell.get_mut("status")
+    {
+        object.insert("status".to_owned(), status.take());
+    }
+}
 
 /// Makes an object ready to replace `old`. `subresource` is empty for the object itself,
 /// else `status`, `ephemeralcontainers`, `resize`, `approval`, `finalize` …: all that the
 /// sub-resource may not change is taken from `old`. Raises `metadata.generation` where the kind
 /// has one and the spec changed.
-pub fn prepare_for_update(_gvk: &Gvk, _object: &mut Value, _old: &Value, _subresource: &str) {}
+pub fn prepare_for_update(gvk: &Gvk, object: &mut Value, old: &Value, subresource: &str) {
+    let (Some(object), Some(old)) = (object.as_object_mut(), old.as_object()) else {
+        return;
+    };
+    keep_metadata(object, old);
+    let is_pod = gvk.group.is_empty() && gvk.kind == "Pod";
+    match subresource {
+        "" => {
+            if is_pod || (gvk.group.is_empty() && gvk.kind == "Node") || has_status(gvk) {
+                restore(object, old, "status");
+            }
+            match (gvk.group.as_str(), gvk.kind.as_str()) {
+                ("", "Namespace") => namespace(object, old),
+                ("", "Service") => service(object, old),
+                ("", "Pod") => {
+                    if let Some(spec) = child(object, "spec") {
+                        pod::service_account(spec);
+                    }
+                }
+                ("certificates.k8s.io", "CertificateSigningRequest") => {
+                    restore(object, old, "spec");
+                }
+                _ => {}
+            }
+        }
+        "status" => {
+            only(object, old, &["status"]);
+            if is_pod {
+                pod_status(object, old);
+            } else if gvk.group == "apps"
+                && let Some(metadata) = child(object, "metadata")
+            {
+                let labels = old.get("metadata").and_then(|old| old.get("labels"));
+                put(metadata, "labels", labels);
+            }
+        }
+        "approval" => {
+            let conditions = object
+                .get("status")
+                .and_then(|status| status.get("conditions"))
+                .cloned();
+            only(object, old, &[]);
+            if let Some(status) = child_or_new(object, "status") {
+                put(status, "conditions", conditions.as_ref());
+            }
+        }
+        "finalize" => only(object, old, &["spec"]),
+        "ephemeralcontainers" => take_from_spec(object, old, |spec, given| {
+            put(
+                spec,
+                "ephemeralContainers",
+                given.get("ephemeralContainers"),
+            );
+        }),
+        "resize" => take_from_spec(object, old, resize),
+        _ => {}
+    }
+    raise_generation(gvk, object, old);
+}
+
+fn put(object: &mut Object, key: &str, value: Option<&Value>) {
+    match value {
+        Some(value) => object.insert(key.to_owned(), value.clone()),
+        None => object.remove(key),
+    };
+}
+
+fn restore(object: &mut Object, old: &Object, key: &str) {
+    put(object, key, old.get(key));
+}
+
+/// Takes all from `old` but the metadata and the members in `changed`.
+fn only(object: &mut Object, old: &Object, changed: &[&str]) {
+    let kept =
+        |key: &str| matches!(key, "metadata" | "apiVersion" | "kind") || changed.contains(&key);
+    object.retain(|key, _| kept(key));
+    for (key, value) in old {
+        if !kept(key) {
+            object.insert(key.clone(), value.clone());
+        }
+    }
+}
+
+/// What no client may change in the metadata.
+fn keep_metadata(object: &mut Object, old: &Object) {
+    let empty_metadata = Map::new();
+    let before = old
+        .get("metadata")
+        .and_then(Value::as_object)
+        .unwrap_or(&empty_metadata);
+    let Some(metadata) = child_or_new(object, "metadata") else {
+        return;
+    };
+    metadata.remove("selfLink");
+    put(metadata, "generation", before.get("generation"));
+    put(
+        metadata,
+        "creationTimestamp",
+        before.get("creationTimestamp"),
+    );
+    if empty(metadata, "uid") {
+        put(metadata, "uid", before.get("uid"));
+    }
+    if !missing(before, "deletionTimestamp") {
+        put(
+            metadata,
+            "deletionTimestamp",
+            before.get("deletionTimestamp"),
+        );
+    }
+    if missing(metadata, "deletionGracePeriodSeconds") {
+        put(
+            metadata,
+            "deletionGracePeriodSeconds",
+            before.get("deletionGracePeriodSeconds"),
+        );
+    }
+}
+
+fn raise_generation(gvk: &Gvk, object: &mut Object, old: &Object) {
+    let Some(rule) = generation(gvk) else { return };
+    let body = |object: &Object| -> Map<String, Value> {
+        object
+            .iter()
+            .filter(|(key, _)| !matches!(key.as_str(), "metadata" | "status"))
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .collect()
+    };
+    let of_metadata = |object: &Object, key: &str| -> Map<String, Value> {
+        object
+            .get("metadata")
+            .and_then(|metadata| metadata.get(key))
+            .and_then(Value::as_object)
+            .cloned()
+            .unwrap_or_default()
+    };
+    let spec_changed = object.get("spec") != old.get("spec");
+    let changed = match rule {
+        Generation::Never => false,
+        Generation::Spec => spec_changed,
+        Generation::SpecOrAnnotations => {
+            spec_changed || of_metadata(object, "annotations") != of_metadata(old, "annotations")
+        }
+        Generation::Body => body(object) != body(old),
+        Generation::BodyOrLabels => {
+            body(object) != body(old) || of_metadata(object, "labels") != of_metadata(old, "labels")
+        }
+    };
+    if changed && let Some(metadata) = child(object, "metadata") {
+        let before = metadata
+            .get("generation")
+            .and_then(Value::as_i64)
+            .unwrap_or(0);
+        metadata.insert("generation".to_owned(), (before + 1).into());
+    }
+}
+
+fn namespace(object: &mut Object, old: &Object) {
+    let finalizers = old.get("spec").and_then(|spec| spec.get("finalizers"));
+    if let Some(spec) = child_or_new(object, "spec") {
+        put(spec, "finalizers", finalizers);
+    }
+    if let Some(metadata) = child(object, "metadata") {
+        let name = text(metadata, "name").to_owned();
+        if let Some(labels) = child_or_new(metadata, "labels") {
+            labels.insert("kubernetes.io/metadata.name".to_owned(), name.into());
+        }
+    }
+}
+
+/// What was given to a service stays with it when an update does not name it.
+fn service(object: &mut Object, old: &Object) {
+    let Some(before) = old.get("spec").and_then(Value::as_object) else {
+        return;
+    };
+    let Some(spec) = child(object, "spec") else {
+        return;
+    };
+    let kind = text(spec, "type").to_owned();
+    if kind == "ExternalName" || text(before, "type") == "ExternalName" {
+        return;
+    }
+    if empty(spec, "clusterIP") && empty(spec, "clusterIPs") {
+        restore(spec, before, "clusterIP");
+        restore(spec, before, "clusterIPs");
+    } else if empty(spec, "clusterIPs") && spec.get("clusterIP") == before.get("clusterIP") {
+        restore(spec, before, "clusterIPs");
+    }
+    for field in ["ipFamilies", "ipFamilyPolicy"] {
+        if empty(spec, field) {
+            restore(spec, before, field);
+        }
+    }
+    let has_ports = |kind: &str| matches!(kind, "NodePort" | "LoadBalancer");
+    if !has_ports(&kind) || !has_ports(text(before, "type")) {
+        return;
+    }
+    let olds = before.get("ports").and_then(Value::as_array);
+    for port in items(spec, "ports") {
+        let same = olds.into_iter().flatten().find(|old| {
+            old.get("port") == port.get("port") && old.get("protocol") == port.get("protocol")
+        });
+        if missing(port, "nodePort")
+            && let Some(number) = same.and_then(|old| old.get("nodePort"))
+        {
+            port.insert("nodePort".to_owned(), number.clone());
+        }
+    }
+}
+
+/// A node may write neither whose a pod is, nor when it goes.
+fn pod_status(object: &mut Object, old: &Object) {
+    let before = old.get("metadata").and_then(Value::as_object);
+    if let (Some(metadata), Some(before)) = (child(object, "metadata"), before) {
+        for field in [
+            "ownerReferences",
+            "deletionTimestamp",
+            "deletionGracePeriodSeconds",
+        ] {
+            put(metadata, field, before.get(field));
+        }
+    }
+    let old_status = old.get("status").and_then(Value::as_object);
+    let (Some(status), Some(before)) = (child_or_new(object, "status"), old_status) else {
+        return;
+    };
+    for field in ["qosClass", "observedGeneration"] {
+        if empty(status, field) {
+            restore(status, before, field);
+        }
+    }
+    let olds = before.get("conditions").and_then(Value::as_array);
+    for condition in items(status, "conditions") {
+        let same = olds
+            .into_iter()
+            .flatten()
+            .find(|old| old.get("type") == condition.get("type"));
+        if missing(condition, "observedGeneration")
+            && let Some(generation) = same.and_then(|old| old.get("observedGeneration"))
+        {
+            condition.insert("observedGeneration".to_owned(), generation.clone());
+        }
+    }
+}
+
+/// Makes of the object the old one, but for what `change` takes from the given spec.
+fn take_from_spec(object: &mut Object, old: &Object, change: impl FnOnce(&mut Object, &Object)) {
+    let given = object
+        .get("spec")
+        .and_then(Value::as_object)
+        .cloned()
+        .unwrap_or_default();
+    let version = object
+        .get("metadata")
+        .and_then(|metadata| metadata.get("resourceVersion"))
+        .cloned();
+    *object = old.clone();
+    if let Some(metadata) = child(object, "metadata") {
+        put(metadata, "resourceVersion", version.as_ref());
+    }
+    if let Some(spec) = child_or_new(object, "spec") {
+        change(spec, &given);
+    }
+}
+
+/// Containers' resources and resize policies are all that a resize changes.
+fn resize(spec: &mut Object, given: &Object) {
+    for list in ["containers", "initContainers"] {
+        let wanted = given.get(list).and_then(Value::as_array);
+        for container in items(spec, list) {
+            let same = wanted
+                .into_iter()
+                .flatten()
+                .find(|other| other.get("name") == container.get("name"));
+            if let Some(other) = same {
+                put(container, "resources", other.get("resources"));
+                put(container, "resizePolicy", other.get("resizePolicy"));
+            }
+        }
+    }
+    put(spec, "resources", given.get("resources"));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pod_kind() -> Gvk {
+        Gvk::new("", "v1", "Pod")
+    }
+
+    #[test]
+    fn a_new_pod_is_pending_whatever_the_client_says() {
+        let mut pod = json!({"metadata": {"name": "p", "generation": 7, "deletionTimestamp": "x"},
+            "spec": {"containers": [{}], "serviceAccountName": "robot"},
+            "status": {"phase": "Running"}});
+        prepare_for_create(&pod_kind(), &mut pod);
+        assert_eq!(
+            pod,
+            json!({"metadata": {"name": "p", "generation": 1},
+                "spec": {"containers": [{}], "serviceAccountName": "robot", "serviceAccount": "robot"},
+                "status": {"phase": "Pending", "qosClass": "BestEffort"}})
+        );
+    }
+
+    #[test]
+    fn the_generation_rises_with_the_spec_alone() {
+        let old = json!({"metadata": {"uid": "u", "generation": 3, "creationTimestamp": "t"},
+            "spec": {"a": 1}, "status": {"phase": "Running"}});
+        let mut new = json!({"metadata": {"labels": {"a": "b"}, "generation": 99},
+            "spec": {"a": 1}, "status": {"phase": "Failed"}});
+        prepare_for_update(&pod_kind(), &mut new, &old, "");
+        assert_eq!(
+            new,
+            json!({"metadata": {"uid": "u", "generation": 3, "creationTimestamp": "t",
+                "labels": {"a": "b"}}, "spec": {"a": 1}, "status": {"phase": "Running"}})
+        );
+        new["spec"]["a"] = 2.into();
+        prepare_for_update(&pod_kind(), &mut new, &old, "");
+        assert_eq!(new["metadata"]["generation"], 4);
+    }
+
+    #[test]
+    fn a_status_update_changes_the_status_alone() {
+        let old = json!({"metadata": {"uid": "u", "generation": 1, "ownerReferences": [1]},
+            "spec": {"a": 1}, "status": {"qosClass": "BestEffort",
+                "conditions": [{"type": "Ready", "observedGeneration": 1}]}});
+        let mut new = json!({"metadata": {"uid": "u", "ownerReferences": [2]}, "spec": {"a": 2},
+            "status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}});
+        prepare_for_update(&pod_kind(), &mut new, &old, "status");
+        assert_eq!(
+            new,
+            json!({"metadata": {"uid": "u", "generation": 1, "ownerReferences": [1]},
+                "spec": {"a": 1}, "status": {"phase": "Running", "qosClass": "BestEffort",
+                "conditions": [{"type": "Ready", "status": "True", "observedGeneration": 1}]}})
+        );
+    }
+
+    #[test]
+    fn a_job_selects_its_own_pods() {
+        let mut job = json!({"metadata": {"name": "j", "uid": "u"},
+            "spec": {"manualSelector": false, "template": {"spec": {}}}});
+        job_selector(job.as_object_mut().expect("an object"));
+        assert_eq!(
+            job["spec"]["selector"],
+            json!({"matchLabels": {"batch.kubernetes.io/controller-uid": "u"}})
+        );
+        assert_eq!(
+            job["spec"]["template"]["metadata"]["labels"],
+            json!({"job-name": "j", "batch.kubernetes.io/job-name": "j",
+                   "controller-uid": "u", "batch.kubernetes.io/controller-uid": "u"})
+        );
+    }
+
+    #[test]
+    fn a_service_keeps_its_address() {
+        let kind = Gvk::new("", "v1", "Service");
+        let old = json!({"metadata": {}, "spec": {"type": "NodePort", "clusterIP": "10.0.0.1",
+            "clusterIPs": ["10.0.0.1"], "ipFamilies": ["IPv4"],
+            "ports": [{"port": 80, "protocol": "TCP", "nodePort": 30000}]}});
+        let mut new = json!({"metadata": {}, "spec": {"type": "NodePort",
+            "ports": [{"port": 80, "protocol": "TCP"}]}});
+        service(
+            new.as_object_mut().expect("an object"),
+            old.as_object().expect("an object"),
+        );
+        assert_eq!(new["spec"], old["spec"]);
+        assert_eq!(generation(&kind), None);
+    }
+
+    #[test]
+    fn ephemeral_containers_come_alone() {
+        let old = json!({"metadata": {"name": "p", "generation": 1, "labels": {"a": "b"}},
+            "spec": {"containers": [{"name": "c"}]}});
+        let mut new = json!({"metadata": {"name": "p"}, "spec": {
+            "containers": [{"name": "c", "image": "other"}], "ephemeralContainers": [{"name": "e"}]}});
+        prepare_for_update(&pod_kind(), &mut new, &old, "ephemeralcontainers");
+        assert_eq!(
+            new,
+            json!({"metadata": {"name": "p", "generation": 2, "labels": {"a": "b"}},
+                "spec": {"containers": [{"name": "c"}], "ephemeralContainers": [{"name": "e"}]}})
+        );
+    }
+}

@@ -80,7 +80,10 @@ pub(super) fn update(report: &mut Report, object: &Value, old: &Value) {
     let empty = Value::Null;
     let meta = object.get("metadata").unwrap_or(&empty);
     let before = old.get("metadata").unwrap_or(&empty);
-    if before.get("deletionTimestamp").is_some_and(Value::is_string) {
+    if before
+        .get("deletionTimestamp")
+        .is_some_and(Value::is_string)
+    {
         let mut added: Vec<&str> = list(meta, "finalizers")
             .iter()
             .filter(|finalizer| !list(before, "finalizers").contains(finalizer))
@@ -165,7 +168,12 @@ fn owners(report: &mut Report, meta: &Value, path: &Path<'_>) {
     let mut controller = String::new();
     for owner in list(meta, "ownerReferences") {
         let api_version = text(owner, "apiVersion");
-        if api_version.rsplit('/').next().unwrap_or_default().is_empty() {
+        if api_version
+            .rsplit('/')
+            .next()
+            .unwrap_or_default()
+            .is_empty()
+        {
             report.invalid(
                 &path.child("apiVersion"),
                 api_version,

@@ -40,7 +40,9 @@ fn is_label(text: &str) -> bool {
     let bytes = text.as_bytes();
     bytes.first().copied().is_some_and(lower_or_digit)
         && bytes.last().copied().is_some_and(lower_or_digit)
-        && bytes.iter().all(|byte| lower_or_digit(*byte) || *byte == b'-')
+        && bytes
+            .iter()
+            .all(|byte| lower_or_digit(*byte) || *byte == b'-')
 }
 
 fn is_subdomain(text: &str) -> bool {
@@ -140,7 +142,10 @@ pub fn qualified_name(text: &str) -> Vec<String> {
         problems.push(format!("name part {}", max_length(LABEL_LIMIT)));
     }
     if !is_qualified(name) {
-        problems.push(format!("name part {}", must_match(RULE, EXAMPLES, QUALIFIED)));
+        problems.push(format!(
+            "name part {}",
+            must_match(RULE, EXAMPLES, QUALIFIED)
+        ));
     }
     problems
 }
@@ -180,7 +185,11 @@ pub fn port_name(text: &str) -> Vec<String> {
     if text.len() > 15 {
         problems.push(max_length(15));
     }
-    if text.is_empty() || !text.bytes().all(|byte| lower_or_digit(byte) || byte == b'-') {
+    if text.is_empty()
+        || !text
+            .bytes()
+            .all(|byte| lower_or_digit(byte) || byte == b'-')
+    {
         problems.push(
             "must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-)".to_owned(),
         );
@@ -212,7 +221,10 @@ pub fn environment_variable(text: &str) -> Vec<String> {
     if text.is_empty() {
         problems.push("environment variable name must be non-empty".to_owned());
     }
-    if !text.bytes().all(|byte| (b' '..=b'~').contains(&byte) && byte != b'=') {
+    if !text
+        .bytes()
+        .all(|byte| (b' '..=b'~').contains(&byte) && byte != b'=')
+    {
         problems.push(
             "a valid environment variable name must consist only of printable ASCII characters other than '='"
                 .to_owned(),
@@ -332,12 +344,19 @@ mod tests {
         assert_eq!(dns1123_label("a.b"), ["must not contain dots"]);
         assert_eq!(
             dns1123_label("A"),
-            ["a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character (e.g. 'my-name', or '123-abc', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')"]
+            [
+                "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')"
+            ]
         );
-        assert_eq!(dns1123_label(&"a".repeat(64)), ["must be no more than 63 characters"]);
+        assert_eq!(
+            dns1123_label(&"a".repeat(64)),
+            ["must be no more than 63 characters"]
+        );
         assert_eq!(
             dns1123_subdomain("a_b"),
-            ["a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')"]
+            [
+                "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')"
+            ]
         );
         assert_eq!(qualified_name("a/b/c").len(), 1);
         assert_eq!(qualified_name("/b"), ["prefix part must be non-empty"]);

@@ -138,7 +138,11 @@ impl Report {
         value: impl Into<Value>,
         supported: &[&str],
     ) {
-        self.push(FieldError::not_supported(path.to_string(), value, supported));
+        self.push(FieldError::not_supported(
+            path.to_string(),
+            value,
+            supported,
+        ));
     }
 
     /// The text must be one of `allowed`, which messages list sorted.
@@ -213,6 +217,9 @@ mod tests {
         let containers = spec.child("containers");
         let first = containers.index(0);
         let limits = first.child("limits");
-        assert_eq!(limits.key("cpu").to_string(), "spec.containers[0].limits[cpu]");
+        assert_eq!(
+            limits.key("cpu").to_string(),
+            "spec.containers[0].limits[cpu]"
+        );
     }
 }

@@ -144,11 +144,7 @@ pub(super) fn volume(report: &mut Report, object: &Value) {
         report.required(&path.child("capacity"), "");
     } else if capacity.get("storage").is_none() || capacity.as_object().is_some_and(|c| c.len() > 1)
     {
-        report.not_supported(
-            &path.child("capacity"),
-            capacity.clone(),
-            &["storage"],
-        );
+        report.not_supported(&path.child("capacity"), capacity.clone(), &["storage"]);
     }
     if let Some(affinity) = member(spec, "nodeAffinity")
         && let Some(required) = member(affinity, "required")
@@ -162,10 +158,28 @@ pub(super) fn volume(report: &mut Report, object: &Value) {
         &["Delete", "Recycle", "Retain"],
     );
     let known = [
-        "hostPath", "local", "nfs", "csi", "iscsi", "fc", "rbd", "cephfs", "cinder", "glusterfs",
-        "flexVolume", "flocker", "azureFile", "azureDisk", "gcePersistentDisk",
-        "awsElasticBlockStore", "vsphereVolume", "photonPersistentDisk", "portworxVolume",
-        "quobyte", "scaleIO", "storageos",
+        "hostPath",
+        "local",
+        "nfs",
+        "csi",
+        "iscsi",
+        "fc",
+        "rbd",
+        "cephfs",
+        "cinder",
+        "glusterfs",
+        "flexVolume",
+        "flocker",
+        "azureFile",
+        "azureDisk",
+        "gcePersistentDisk",
+        "awsElasticBlockStore",
+        "vsphereVolume",
+        "photonPersistentDisk",
+        "portworxVolume",
+        "quobyte",
+        "scaleIO",
+        "storageos",
     ];
     let sources: Vec<&str> = known
         .into_iter()

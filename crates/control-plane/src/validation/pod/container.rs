@@ -237,7 +237,11 @@ fn host_ports(report: &mut Report, containers: &[Value], path: &Path<'_>) {
             let Some(number) = number(port, "hostPort").filter(|number| *number != 0) else {
                 continue;
             };
-            let taken = format!("{}/{}/{number}", text(port, "protocol"), text(port, "hostIP"));
+            let taken = format!(
+                "{}/{}/{number}",
+                text(port, "protocol"),
+                text(port, "hostIP")
+            );
             if seen.contains(&taken) {
                 report.duplicate(&ports_path.index(index).child("hostPort"), taken);
             } else {

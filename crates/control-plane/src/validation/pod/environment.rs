@@ -94,12 +94,7 @@ fn value_from(report: &mut Report, variable: &Value, source: &Value, path: &Path
 }
 
 /// An `ObjectFieldSelector` that may name one of `allowed`, or a label or annotation.
-pub(super) fn field_ref(
-    report: &mut Report,
-    selector: &Value,
-    allowed: &[&str],
-    path: &Path<'_>,
-) {
+pub(super) fn field_ref(report: &mut Report, selector: &Value, allowed: &[&str], path: &Path<'_>) {
     let version = text(selector, "apiVersion");
     if version.is_empty() {
         report.required(&path.child("apiVersion"), "");
@@ -222,7 +217,11 @@ pub(super) fn sources(report: &mut Report, container: &Value, path: &Path<'_>) {
                     report.required(&path.child("name"), "");
                 } else {
                     let checked = names::as_prefix(name, true);
-                    report.problems(&path.child("name"), name, names::dns1123_subdomain(&checked));
+                    report.problems(
+                        &path.child("name"),
+                        name,
+                        names::dns1123_subdomain(&checked),
+                    );
                 }
             }
         }

@@ -149,9 +149,7 @@ fn sleep(report: &mut Report, action: &Value, context: &Context<'_>, path: &Path
         report.invalid(
             path,
             seconds,
-            format!(
-                "must be non-negative and less than terminationGracePeriodSeconds ({grace})"
-            ),
+            format!("must be non-negative and less than terminationGracePeriodSeconds ({grace})"),
         );
     }
 }

@@ -171,7 +171,10 @@ fn requirements_of(
             .and_then(Value::as_str);
         match limit {
             None if may_overcommit(name) => {}
-            None => report.required(&limits, "Limit must be set for non overcommitable resources"),
+            None => report.required(
+                &limits,
+                "Limit must be set for non overcommitable resources",
+            ),
             Some(limit) => {
                 let (asked, most) = (Quantity::parse(request), Quantity::parse(limit));
                 if asked != most && !may_overcommit(name) {

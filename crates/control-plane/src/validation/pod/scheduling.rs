@@ -106,11 +106,7 @@ const PREFERRED: &str = "preferredDuringSchedulingIgnoredDuringExecution";
 fn weight(report: &mut Report, term: &Value, path: &Path<'_>) {
     let weight = number(term, "weight").unwrap_or(0);
     if !(1..=100).contains(&weight) {
-        report.invalid(
-            &path.child("weight"),
-            weight,
-            "must be in the range 1-100",
-        );
+        report.invalid(&path.child("weight"), weight, "must be in the range 1-100");
     }
 }
 
@@ -297,7 +293,9 @@ pub(super) fn topology(report: &mut Report, spec: &Value, path: &Path<'_>) {
                 report.invalid(
                     &path,
                     domains,
-                    format!("can only use minDomains if whenUnsatisfiable=DoNotSchedule, not {action}"),
+                    format!(
+                        "can only use minDomains if whenUnsatisfiable=DoNotSchedule, not {action}"
+                    ),
                 );
             }
         }

@@ -81,7 +81,9 @@ fn sysctls(report: &mut Report, security: &Value, spec: &Value, path: &Path<'_>)
                 "may not be specified when 'hostNetwork' is true",
             );
         }
-        if (name.starts_with("kernel.shm") || name.starts_with("kernel.msg") || name.starts_with("fs.mqueue."))
+        if (name.starts_with("kernel.shm")
+            || name.starts_with("kernel.msg")
+            || name.starts_with("fs.mqueue."))
             && flag(spec, "hostIPC")
         {
             report.invalid(
@@ -128,7 +130,11 @@ pub(super) fn container(
         }
     }
     seccomp(report, security, path);
-    if security.get("allowPrivilegeEscalation").and_then(Value::as_bool) == Some(false) {
+    if security
+        .get("allowPrivilegeEscalation")
+        .and_then(Value::as_bool)
+        == Some(false)
+    {
         if flag(security, "privileged") {
             report.invalid(
                 path,

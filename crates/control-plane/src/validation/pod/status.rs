@@ -64,9 +64,9 @@ fn finished(
     for old in list(before, key) {
         let Some(end) = terminated(old) else { continue };
         let name = text(old, "name");
-        let restartable = list(spec, "initContainers")
-            .iter()
-            .any(|container| text(container, "name") == name && text(container, "restartPolicy") == "Always");
+        let restartable = list(spec, "initContainers").iter().any(|container| {
+            text(container, "name") == name && text(container, "restartPolicy") == "Always"
+        });
         let failed = end.get("exitCode").and_then(Value::as_i64) != Some(0);
         if restartable || (failed && pod_policy == "OnFailure") {
             continue;

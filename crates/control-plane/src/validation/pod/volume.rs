@@ -75,7 +75,8 @@ pub(super) fn all<'a>(
             .get("persistentVolumeClaim")
             .map_or("", |claim| text(claim, "claimName"));
         let created = volumes.iter().any(|other| {
-            member(other, "ephemeral").is_some() && claim == format!("{pod}-{}", text(other, "name"))
+            member(other, "ephemeral").is_some()
+                && claim == format!("{pod}-{}", text(other, "name"))
         });
         if !pod.is_empty() && created {
             report.invalid(
@@ -288,26 +289,49 @@ fn projected(report: &mut Report, volume: &Value, path: &Path<'_>) {
             require(report, projection, &["name"], &kind_path);
             key_paths(report, projection, &kind_path);
             for item in list(projection, "items") {
-                once(report, &mut paths, text(item, "path"), text(projection, "name"), path);
+                once(
+                    report,
+                    &mut paths,
+                    text(item, "path"),
+                    text(projection, "name"),
+                    path,
+                );
             }
         }
         if let Some(projection) = member(source, "downwardAPI") {
             kinds += 1;
             for file in list(projection, "items") {
                 downward_file(report, file, &source_path.child("downwardAPI"));
-                once(report, &mut paths, text(file, "path"), text(file, "path"), path);
+                once(
+                    report,
+                    &mut paths,
+                    text(file, "path"),
+                    text(file, "path"),
+                    path,
+                );
             }
         }
         if let Some(token) = member(source, "serviceAccountToken") {
             kinds += 1;
-            token_projection(report, token, path, &source_path.child("serviceAccountToken"));
+            token_projection(
+                report,
+                token,
+                path,
+                &source_path.child("serviceAccountToken"),
+            );
         }
         if let Some(bundle) = member(source, "clusterTrustBundle") {
             kinds += 1;
             let bundle_path = source_path.child("clusterTrustBundle");
             require(report, bundle, &["path"], &bundle_path);
             inside(report, text(bundle, "path"), &bundle_path.child("path"));
-            once(report, &mut paths, text(bundle, "path"), text(bundle, "path"), path);
+            once(
+                report,
+                &mut paths,
+                text(bundle, "path"),
+                text(bundle, "path"),
+                path,
+            );
         }
         if kinds > 1 {
             report.forbidden(
@@ -415,7 +439,10 @@ pub(super) fn mounts(
                 "must not already exist in volumeDevices",
             );
         }
-        if devices.iter().any(|device| text(device, "devicePath") == target) {
+        if devices
+            .iter()
+            .any(|device| text(device, "devicePath") == target)
+        {
             report.invalid(
                 &item.child("mountPath"),
                 target,
@@ -531,7 +558,10 @@ pub(super) fn devices(
                 "must not already exist in volumeMounts",
             );
         }
-        if mounts.iter().any(|mount| text(mount, "mountPath") == target) {
+        if mounts
+            .iter()
+            .any(|mount| text(mount, "mountPath") == target)
+        {
             report.invalid(
                 &item.child("devicePath"),
                 target,

@@ -1,6 +1,23 @@
 //! Pods: from the API object to processes and back to a status.
+//!
+//! | module | idea |
+//! |---|---|
+//! | [`admission`] | what of a pod can run here; the machine's plan |
+//! | [`machine`] | the life of a pod, pure |
+//! | [`status`] | the pod's status from the machine's state, pure |
+//! | [`command`], [`env`], [`fields`] | what a container runs, and with which environment |
+//! | [`objects`] | config maps and secrets, as containers see them |
+//! | [`mounts`] | where a volume appears in a container's directory |
 
+pub mod admission;
+pub mod command;
+pub mod env;
+pub mod fields;
+mod host;
 pub mod machine;
 mod manager;
+pub mod mounts;
+pub mod objects;
 
+pub use host::Host;
 pub use manager::{ContainerView, PodView, Pods};

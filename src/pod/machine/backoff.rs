@@ -27,10 +27,17 @@ impl Backoff {
     /// History rebuilt after an agent restart, from how often the container has
     /// been restarted and when that last happened.
     pub fn recovered(restarts: u32, last_start: Duration) -> Self {
-        let Some(doublings) = restarts.checked_sub(1) else { return Self::default() };
+        let Some(doublings) = restarts.checked_sub(1) else {
+            return Self::default();
+        };
         // 300 s is reached after five doublings.
         let pause = (INITIAL * (1 << doublings.min(5))).min(LONGEST);
-        Self { entry: Some(Entry { pause, restarted: last_start }) }
+        Self {
+            entry: Some(Entry {
+                pause,
+                restarted: last_start,
+            }),
+        }
     }
 
     /// When a container that ended at `finished` may start again, and the pause
@@ -46,7 +53,10 @@ impl Backoff {
             Some(entry) if !entry.expired(finished) => (entry.pause * 2).min(LONGEST),
             _ => INITIAL,
         };
-        self.entry = Some(Entry { pause, restarted: now });
+        self.entry = Some(Entry {
+            pause,
+            restarted: now,
+        });
     }
 }
 
@@ -79,10 +89,16 @@ mod tests {
         let mut backoff = Backoff::default();
         backoff.restart(Duration::from_secs(0), Duration::from_secs(0));
         backoff.restart(Duration::from_secs(1), Duration::from_secs(11));
-        assert_eq!(backoff.wait(Duration::from_secs(611)).unwrap().1.as_secs(), 20);
+        assert_eq!(
+            backoff.wait(Duration::from_secs(611)).unwrap().1.as_secs(),
+            20
+        );
         assert_eq!(backoff.wait(Duration::from_secs(612)), None);
         backoff.restart(Duration::from_secs(612), Duration::from_secs(612));
-        assert_eq!(backoff.wait(Duration::from_secs(613)).unwrap().1.as_secs(), 10);
+        assert_eq!(
+            backoff.wait(Duration::from_secs(613)).unwrap().1.as_secs(),
+            10
+        );
     }
 
     #[test]
@@ -90,7 +106,12 @@ mod tests {
         let mut lived = Backoff::default();
         for restarts in 0..8 {
             let at = Duration::from_secs(restarts);
-            assert_eq!(Backoff::recovered(restarts as u32, at).wait(at).map(|w| w.1), lived.wait(at).map(|w| w.1));
+            assert_eq!(
+                Backoff::recovered(restarts as u32, at)
+                    .wait(at)
+                    .map(|w| w.1),
+                lived.wait(at).map(|w| w.1)
+            );
             lived.restart(at, at);
         }
     }

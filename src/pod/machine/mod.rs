@@ -144,14 +144,21 @@ impl State {
             _ => None,
         };
         // The answer to a start in progress looks at the others too.
-        if self.containers.iter().any(|it| matches!(it.slot, Slot::Starting { .. })) {
+        if self
+            .containers
+            .iter()
+            .any(|it| matches!(it.slot, Slot::Starting { .. }))
+        {
             return volumes;
         }
-        let containers = self.containers.iter().filter_map(|container| match container.slot {
-            Slot::Waiting { retry_at, .. } => retry_at,
-            Slot::Ended { pause, .. } => pause.map(|(until, _)| until),
-            _ => None,
-        });
+        let containers = self
+            .containers
+            .iter()
+            .filter_map(|container| match container.slot {
+                Slot::Waiting { retry_at, .. } => retry_at,
+                Slot::Ended { pause, .. } => pause.map(|(until, _)| until),
+                _ => None,
+            });
         containers.chain(volumes).min()
     }
 
@@ -160,20 +167,38 @@ impl State {
             Event::VolumesReady => self.volumes = Volumes::Ready,
             Event::VolumesFailed { message } => {
                 if let Volumes::Preparing { tries } = self.volumes {
-                    self.volumes =
-                        Volumes::Failed { tries: tries + 1, retry_at: now.mono + retry_pause(tries) };
+                    self.volumes = Volumes::Failed {
+                        tries: tries + 1,
+                        retry_at: now.mono + retry_pause(tries),
+                    };
                     effects.push(notify(None, true, "FailedMount", message));
                 }
             }
-            Event::ConfigFailed { container, attempt, problem } => {
+            Event::ConfigFailed {
+                container,
+                attempt,
+                problem,
+            } => {
                 self.config_failed(container, attempt, problem, now, effects);
             }
-            Event::Started { container, attempt, id, started_at } => {
-                let Some(it) = self.containers.get_mut(container) else { return };
+            Event::Started {
+                container,
+                attempt,
+                id,
+                started_at,
+            } => {
+                let Some(it) = self.containers.get_mut(container) else {
+                    return;
+                };
                 if it.slot == (Slot::Starting { attempt }) {
                     it.begin(attempt);
-                    it.slot = Slot::Running { attempt, id, started_at };
-                    let message = format!("Started container {}", self.plan.containers[container].name);
+                    it.slot = Slot::Running {
+                        attempt,
+                        id,
+                        started_at,
+                    };
+                    let message =
+                        format!("Started container {}", self.plan.containers[container].name);
                     effects.push(notify(Some(container), false, "Started", message));
                 }
             }
@@ -196,20 +221,26 @@ impl State {
         now: Now,
         effects: &mut Vec<Effect>,
     ) {
-        let Some(it) = self.containers.get_mut(container) else { return };
+        let Some(it) = self.containers.get_mut(container) else {
+            return;
+        };
         if it.slot != (Slot::Starting { attempt }) {
             return;
         }
         let message = format!("Error: {}", problem.message);
         let tries = it.config_tries;
         it.config_tries += 1;
-        it.slot =
-            Slot::Waiting { problem: Some(problem), retry_at: Some(now.mono + retry_pause(tries)) };
+        it.slot = Slot::Waiting {
+            problem: Some(problem),
+            retry_at: Some(now.mono + retry_pause(tries)),
+        };
         effects.push(notify(Some(container), true, "Failed", message));
     }
 
     fn ended(&mut self, container: usize, end: Ended, now: Now, effects: &mut Vec<Effect>) {
-        let Some(it) = self.containers.get_mut(container) else { return };
+        let Some(it) = self.containers.get_mut(container) else {
+            return;
+        };
         match it.slot {
             Slot::Starting { attempt } if attempt == end.attempt => {
                 it.begin(attempt);
@@ -221,7 +252,10 @@ impl State {
         }
         it.before = it.last.replace(end);
         it.stopping = Stopping::No;
-        it.slot = Slot::Ended { at: now.mono, pause: None };
+        it.slot = Slot::Ended {
+            at: now.mono,
+            pause: None,
+        };
     }
 
     /// An ending only becomes more final, and its deadline only comes nearer.
@@ -256,7 +290,9 @@ impl State {
     }
 
     fn refused(&mut self, effects: &mut Vec<Effect>) -> bool {
-        let Some(refusal) = &self.plan.refusal else { return false };
+        let Some(refusal) = &self.plan.refusal else {
+            return false;
+        };
         if !self.refusal_told {
             self.refusal_told = true;
             effects.push(notify(None, true, refusal.event, refusal.message.clone()));
@@ -285,13 +321,20 @@ impl State {
             }
         };
         if over {
-            self.terminal = Some(if succeeded { Terminal::Succeeded } else { Terminal::Failed });
+            self.terminal = Some(if succeeded {
+                Terminal::Succeeded
+            } else {
+                Terminal::Failed
+            });
         }
     }
 
     fn stop(&mut self, now: Now, effects: &mut Vec<Effect>) {
         // A terminal pod that still has processes was declared over by the API.
-        let kill = self.ends.as_ref().is_none_or(|ends| ends.kill_at <= now.mono);
+        let kill = self
+            .ends
+            .as_ref()
+            .is_none_or(|ends| ends.kill_at <= now.mono);
         for (index, container) in self.containers.iter_mut().enumerate() {
             if !matches!(container.slot, Slot::Running { .. }) {
                 continue;
@@ -349,8 +392,15 @@ impl State {
             Slot::Waiting { problem, retry_at } => {
                 if let Some(refusal) = &plan.refusal {
                     if problem.is_none() {
-                        let Refusal { reason, event, message } = refusal.clone();
-                        *problem = Some(Waiting { reason, message: message.clone() });
+                        let Refusal {
+                            reason,
+                            event,
+                            message,
+                        } = refusal.clone();
+                        *problem = Some(Waiting {
+                            reason,
+                            message: message.clone(),
+                        });
                         effects.push(notify(Some(index), true, event, message));
                     }
                     return;
@@ -360,7 +410,10 @@ impl State {
                 }
             }
             Slot::Ended { .. } if !restarts => return,
-            Slot::Ended { pause: Some((until, _)), .. } if now.mono < *until => return,
+            Slot::Ended {
+                pause: Some((until, _)),
+                ..
+            } if now.mono < *until => return,
             Slot::Ended { pause: Some(_), at } => container.backoff.restart(*at, now.mono),
             Slot::Ended { at, pause } => {
                 match container.backoff.wait(*at) {
@@ -379,7 +432,10 @@ impl State {
         }
         let attempt = container.next_attempt;
         container.slot = Slot::Starting { attempt };
-        effects.push(Effect::Start { container: index, attempt });
+        effects.push(Effect::Start {
+            container: index,
+            attempt,
+        });
     }
 
     /// Whether the policy has this container start again after its last end.
@@ -406,7 +462,10 @@ impl State {
 impl Container {
     fn new() -> Self {
         Self {
-            slot: Slot::Waiting { problem: None, retry_at: None },
+            slot: Slot::Waiting {
+                problem: None,
+                retry_at: None,
+            },
             last: None,
             before: None,
             next_attempt: 0,
@@ -425,7 +484,8 @@ impl Container {
         self.restarts = found.restarts;
         let ago = |then: jiff::Timestamp| {
             let elapsed = now.wall.duration_since(then);
-            now.mono.saturating_sub(Duration::try_from(elapsed).unwrap_or_default())
+            now.mono
+                .saturating_sub(Duration::try_from(elapsed).unwrap_or_default())
         };
         let latest = self.last.as_ref();
         let last_start = match &found.running {
@@ -436,9 +496,16 @@ impl Container {
             self.backoff = Backoff::recovered(found.restarts, ago(start));
         }
         if let Some((attempt, id, started_at)) = found.running {
-            self.slot = Slot::Running { attempt, id, started_at };
+            self.slot = Slot::Running {
+                attempt,
+                id,
+                started_at,
+            };
         } else if let Some(last) = latest {
-            self.slot = Slot::Ended { at: ago(last.finished_at), pause: None };
+            self.slot = Slot::Ended {
+                at: ago(last.finished_at),
+                pause: None,
+            };
         }
     }
 
@@ -470,6 +537,16 @@ fn retry_pause(tries: u32) -> Duration {
     (FIRST_RETRY * (1 << tries.min(8))).min(LONGEST_RETRY)
 }
 
-fn notify(container: Option<usize>, warning: bool, reason: &'static str, message: String) -> Effect {
-    Effect::Notify { container, warning, reason, message }
+fn notify(
+    container: Option<usize>,
+    warning: bool,
+    reason: &'static str,
+    message: String,
+) -> Effect {
+    Effect::Notify {
+        container,
+        warning,
+        reason,
+        message,
+    }
 }

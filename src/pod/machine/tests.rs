@@ -5,16 +5,29 @@ use proptest::prelude::*;
 use super::*;
 
 fn at(mono: Duration) -> Now {
-    Now { wall: jiff::Timestamp::from_second(1_800_000_000).unwrap() + mono, mono }
+    Now {
+        wall: jiff::Timestamp::from_second(1_800_000_000).unwrap() + mono,
+        mono,
+    }
 }
 
 fn plan(init: usize, main: usize, restart: RestartPolicy) -> Arc<Plan> {
     let name = |index: usize| Arc::from(format!("c{index}"));
     let containers = (0..init + main)
-        .map(|index| ContainerPlan { name: name(index), init: index < init, refusal: None })
+        .map(|index| ContainerPlan {
+            name: name(index),
+            init: index < init,
+            refusal: None,
+        })
         .collect();
     let label = "p_default(u)".to_owned();
-    Arc::new(Plan { label, containers, restart, grace: Duration::from_secs(30), refusal: None })
+    Arc::new(Plan {
+        label,
+        containers,
+        restart,
+        grace: Duration::from_secs(30),
+        refusal: None,
+    })
 }
 
 fn end(attempt: u32, code: i32, now: Now) -> Ended {
@@ -72,20 +85,35 @@ impl World {
                     self.preparing = true;
                 }
                 Effect::Start { container, attempt } => {
-                    assert!(!self.starting.contains_key(&container), "started while starting");
-                    assert!(!self.running.contains_key(&container), "started while running");
+                    assert!(
+                        !self.starting.contains_key(&container),
+                        "started while starting"
+                    );
+                    assert!(
+                        !self.running.contains_key(&container),
+                        "started while running"
+                    );
                     assert!(before.ending().is_none(), "started during an ending");
                     assert!(before.terminal().is_none(), "started after the end");
                     let used = self.attempts.get(&container);
-                    assert!(used.is_none_or(|used| *used < attempt), "attempt used twice");
+                    assert!(
+                        used.is_none_or(|used| *used < attempt),
+                        "attempt used twice"
+                    );
                     self.starting.insert(container, attempt);
                 }
                 Effect::Terminate { container } | Effect::Kill { container } => {
-                    assert!(self.running.contains_key(&container), "signal without a process");
+                    assert!(
+                        self.running.contains_key(&container),
+                        "signal without a process"
+                    );
                 }
                 Effect::DeleteObject => {
                     assert!(!self.deleted, "deleted twice");
-                    assert!(self.running.is_empty() && self.starting.is_empty(), "processes are left");
+                    assert!(
+                        self.running.is_empty() && self.starting.is_empty(),
+                        "processes are left"
+                    );
                     assert!(self.stored, "deleted before its terminal status was stored");
                     self.deleted = true;
                 }
@@ -96,29 +124,46 @@ impl World {
             assert!(is.restarts >= was.restarts && is.next_attempt >= was.next_attempt);
         }
         if self.terminal.is_some() {
-            assert_eq!(self.terminal, self.state.terminal(), "a terminal phase changed");
+            assert_eq!(
+                self.terminal,
+                self.state.terminal(),
+                "a terminal phase changed"
+            );
         }
         self.terminal = self.state.terminal();
         if let (Some(was), Some(is)) = (&before.ends, &self.state.ends) {
             assert!(is.kill_at <= was.kill_at, "the end went further away");
         }
         if let Some(wake) = self.state.wake_at() {
-            assert!(wake > self.now, "a timer that is due already: {:?}", self.state);
+            assert!(
+                wake > self.now,
+                "a timer that is due already: {:?}",
+                self.state
+            );
         }
         effects
     }
 
     fn started(&mut self, container: usize) -> Vec<Effect> {
-        let Some(attempt) = self.starting.remove(&container) else { return Vec::new() };
+        let Some(attempt) = self.starting.remove(&container) else {
+            return Vec::new();
+        };
         self.running.insert(container, attempt);
         self.attempts.insert(container, attempt);
         let id = Arc::from("vk-cmd://1");
         let started_at = at(self.now).wall;
-        self.step(Event::Started { container, attempt, id, started_at })
+        self.step(Event::Started {
+            container,
+            attempt,
+            id,
+            started_at,
+        })
     }
 
     fn exited(&mut self, container: usize, code: i32) -> Vec<Effect> {
-        let Some(attempt) = self.running.remove(&container) else { return Vec::new() };
+        let Some(attempt) = self.running.remove(&container) else {
+            return Vec::new();
+        };
         let end = end(attempt, code, at(self.now));
         self.step(Event::Ended { container, end })
     }
@@ -128,7 +173,11 @@ impl World {
             Action::Volumes(ok) => {
                 if std::mem::take(&mut self.preparing) {
                     let message = "no such configmap".to_owned();
-                    self.step(if ok { Event::VolumesReady } else { Event::VolumesFailed { message } });
+                    self.step(if ok {
+                        Event::VolumesReady
+                    } else {
+                        Event::VolumesFailed { message }
+                    });
                 }
             }
             Action::Started(container) => {
@@ -143,9 +192,15 @@ impl World {
             }
             Action::ConfigFailed(container) => {
                 if let Some(attempt) = self.starting.remove(&container) {
-                    let problem =
-                        Waiting { reason: "CreateContainerConfigError", message: "x".into() };
-                    self.step(Event::ConfigFailed { container, attempt, problem });
+                    let problem = Waiting {
+                        reason: "CreateContainerConfigError",
+                        message: "x".into(),
+                    };
+                    self.step(Event::ConfigFailed {
+                        container,
+                        attempt,
+                        problem,
+                    });
                 }
             }
             Action::Exited(container, code) => {
@@ -154,24 +209,43 @@ impl World {
             Action::Stale(container, attempt) => {
                 // Words about attempts that are over change nothing.
                 if self.running.get(&container).is_none_or(|it| *it != attempt)
-                    && self.starting.get(&container).is_none_or(|it| *it != attempt)
+                    && self
+                        .starting
+                        .get(&container)
+                        .is_none_or(|it| *it != attempt)
                 {
-                    let slot = self.state.containers().get(container).map(|it| it.slot.clone());
+                    let slot = self
+                        .state
+                        .containers()
+                        .get(container)
+                        .map(|it| it.slot.clone());
                     let end = end(attempt, 1, at(self.now));
                     self.step(Event::Ended { container, end });
                     if !matches!(slot, Some(Slot::Ended { .. })) {
-                        assert_eq!(slot, self.state.containers().get(container).map(|it| it.slot.clone()));
+                        assert_eq!(
+                            slot,
+                            self.state
+                                .containers()
+                                .get(container)
+                                .map(|it| it.slot.clone())
+                        );
                     }
                 }
             }
             Action::Delete(grace) => {
-                self.step(Event::Delete { grace: Duration::from_secs(grace) });
+                self.step(Event::Delete {
+                    grace: Duration::from_secs(grace),
+                });
             }
             Action::Removed(grace) => {
-                self.step(Event::Removed { grace: Duration::from_secs(grace) });
+                self.step(Event::Removed {
+                    grace: Duration::from_secs(grace),
+                });
             }
             Action::Shutdown(grace) => {
-                self.step(Event::Shutdown { grace: Duration::from_secs(grace) });
+                self.step(Event::Shutdown {
+                    grace: Duration::from_secs(grace),
+                });
             }
             Action::Stored => {
                 self.stored |= self.state.terminal().is_some();
@@ -198,7 +272,12 @@ impl World {
                     .running
                     .get(&index)
                     .map(|attempt| (*attempt, Arc::from("vk-cmd://1"), at(self.now).wall)),
-                ended: container.before.iter().chain(&container.last).cloned().collect(),
+                ended: container
+                    .before
+                    .iter()
+                    .chain(&container.last)
+                    .cloned()
+                    .collect(),
             })
             .collect();
         let terminal = self.state.terminal().filter(|_| self.stored);
@@ -234,7 +313,10 @@ impl World {
             let killed: Vec<_> = self.step(Event::Tick);
             drop(killed);
             for container in self.running.keys().copied().collect::<Vec<_>>() {
-                assert_eq!(self.state.containers()[container].stopping, Stopping::Killed);
+                assert_eq!(
+                    self.state.containers()[container].stopping,
+                    Stopping::Killed
+                );
                 self.exited(container, 137);
             }
             self.act(&Action::Stored);
@@ -311,7 +393,11 @@ proptest! {
 fn runs_once_and_succeeds() {
     let mut world = World::new(plan(0, 2, RestartPolicy::Never));
     world.act(&Action::Volumes(true));
-    assert_eq!(world.starting.keys().copied().collect::<Vec<_>>(), [0], "one start at a time");
+    assert_eq!(
+        world.starting.keys().copied().collect::<Vec<_>>(),
+        [0],
+        "one start at a time"
+    );
     world.started(0);
     world.started(1);
     world.exited(0, 0);
@@ -338,7 +424,11 @@ fn a_failure_is_restarted_and_a_success_is_not() {
     world.act(&Action::Volumes(true));
     world.started(0);
     world.exited(0, 1);
-    assert_eq!(world.starting.get(&0), Some(&1), "the first restart follows at once");
+    assert_eq!(
+        world.starting.get(&0),
+        Some(&1),
+        "the first restart follows at once"
+    );
     world.started(0);
     assert_eq!(world.state.containers()[0].restarts, 1);
     world.exited(0, 1);
@@ -383,7 +473,11 @@ fn a_failed_init_container_fails_a_pod_that_never_restarts() {
 fn a_refused_pod_says_so_once_and_can_be_deleted() {
     let mut refused = Plan::clone(&plan(0, 1, RestartPolicy::Always));
     let message = "spec.containers[0].livenessProbe is not supported".to_owned();
-    refused.refusal = Some(Refusal { reason: "CreateContainerConfigError", event: "Failed", message });
+    refused.refusal = Some(Refusal {
+        reason: "CreateContainerConfigError",
+        event: "Failed",
+        message,
+    });
     let mut world = World::new(Arc::new(refused));
     assert!(world.step(Event::Tick).is_empty());
     assert!(!world.preparing && world.starting.is_empty());
@@ -398,14 +492,22 @@ fn a_later_delete_may_only_shorten_the_grace() {
     let mut world = World::new(plan(0, 1, RestartPolicy::Always));
     world.act(&Action::Volumes(true));
     world.started(0);
-    let effects = world.step(Event::Delete { grace: Duration::from_secs(30) });
+    let effects = world.step(Event::Delete {
+        grace: Duration::from_secs(30),
+    });
     assert!(effects.contains(&Effect::Terminate { container: 0 }));
     world.act(&Action::Delete(600));
     world.act(&Action::Later(5));
-    let effects = world.step(Event::Delete { grace: Duration::from_secs(1) });
+    let effects = world.step(Event::Delete {
+        grace: Duration::from_secs(1),
+    });
     assert!(effects.is_empty());
     world.now += Duration::from_secs(1);
-    assert!(world.step(Event::Tick).contains(&Effect::Kill { container: 0 }));
+    assert!(
+        world
+            .step(Event::Tick)
+            .contains(&Effect::Kill { container: 0 })
+    );
 }
 
 #[test]

@@ -1,0 +1,638 @@
+//! What of a pod this node can run, before anything is run.
+//!
+//! A field that asks for something not built refuses the pod: it stays Pending with
+//! the field's name in its status and an event. A field that cannot hold for plain
+//! processes, and whose absence changes no result, is named in one warning.
+//! The structs of the API are taken apart field by field, so that a field that a
+//! newer API brings must be decided on before this compiles.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use k8s_openapi::api::core::v1::{
+    Container, EnvVar, Pod, PodSecurityContext, PodSpec, SecurityContext, Volume, VolumeMount,
+};
+
+use super::machine::{ContainerPlan, Plan, Refusal, RestartPolicy};
+use super::mounts;
+
+/// The pod's plan, and what it has to be warned about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Admitted {
+    /// For the machine.
+    pub plan: Arc<Plan>,
+    /// Fields that cannot hold here, named with their values.
+    pub warnings: Vec<String>,
+}
+
+/// Who processes here run as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// User.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+}
+
+/// Looks at every field of the pod.
+pub fn admit(pod: &Pod, identity: Identity) -> Admitted {
+    let empty = PodSpec::default();
+    let spec = pod.spec.as_ref().unwrap_or(&empty);
+    let mut check = Check {
+        identity,
+        refused: Vec::new(),
+        warnings: Vec::new(),
+    };
+    check.spec(spec);
+    let init = spec
+        .init_containers
+        .iter()
+        .flatten()
+        .map(|container| (container, true));
+    let main = spec.containers.iter().map(|container| (container, false));
+    let containers = init
+        .chain(main)
+        .map(|(container, init)| ContainerPlan {
+            name: Arc::from(container.name.as_str()),
+            init,
+            refusal: image_refusal(container),
+        })
+        .collect();
+    let refusal = (!check.refused.is_empty()).then(|| config_error(check.refused.join("; ")));
+    let metadata = &pod.metadata;
+    let text = |value: &Option<String>| value.clone().unwrap_or_default();
+    let (name, namespace, uid) = (
+        text(&metadata.name),
+        text(&metadata.namespace),
+        text(&metadata.uid),
+    );
+    let grace = spec.termination_grace_period_seconds.unwrap_or(30).max(0);
+    let plan = Plan {
+        label: format!("{name}_{namespace}({uid})"),
+        containers,
+        restart: match spec.restart_policy.as_deref() {
+            Some("Never") => RestartPolicy::Never,
+            Some("OnFailure") => RestartPolicy::OnFailure,
+            _ => RestartPolicy::Always,
+        },
+        grace: Duration::from_secs(grace.unsigned_abs()),
+        refusal,
+    };
+    Admitted {
+        plan: Arc::new(plan),
+        warnings: check.warnings,
+    }
+}
+
+fn config_error(message: String) -> Refusal {
+    Refusal {
+        reason: "CreateContainerConfigError",
+        event: "Failed",
+        message,
+    }
+}
+
+/// How an image is run.
+#[derive(Clone, Copy, Debug)]
+pub enum Image<'a> {
+    /// The image names a volume mount: the script in there is run.
+    Script(&'a VolumeMount),
+    /// `host` or `native`: the command is run as it is.
+    Host,
+    /// An ordinary image reference: it takes a container engine.
+    Reference,
+    /// No image reference at all.
+    Invalid,
+}
+
+/// Decides what the image of a container means.
+pub fn image(container: &Container) -> Image<'_> {
+    let image = container.image.as_deref().unwrap_or_default();
+    let mounts = container.volume_mounts.iter().flatten();
+    if let Some(mount) = { mounts }.find(|mount| mount.name == image) {
+        return Image::Script(mount);
+    }
+    match image {
+        "host" | "native" => Image::Host,
+        _ if is_reference(image) => Image::Reference,
+        _ => Image::Invalid,
+    }
+}
+
+/// `[host[:port]/]path[:tag][@digest]`, as image references are written.
+fn is_reference(image: &str) -> bool {
+    let (rest, digest) = match image.split_once('@') {
+        Some((rest, digest)) => (rest, Some(digest)),
+        None => (image, None),
+    };
+    let digest_ok = digest.is_none_or(|digest| {
+        digest.split_once(':').is_some_and(|(algorithm, hex)| {
+            !algorithm.is_empty() && hex.len() >= 32 && hex.bytes().all(|it| it.is_ascii_hexdigit())
+        })
+    });
+    let (path, tag) = match rest.rsplit_once(':') {
+        Some((path, tag)) if !tag.contains('/') => (path, Some(tag)),
+        _ => (rest, None),
+    };
+    let tag_ok = tag.is_none_or(|tag| {
+        let word = |it: u8| it.is_ascii_alphanumeric() || it == b'_';
+        tag.len() <= 128
+            && tag.bytes().next().is_some_and(word)
+            && tag.bytes().all(|it| word(it) || it == b'.' || it == b'-')
+    });
+    let component = |part: &str| {
+        let edge =
+            |it: Option<u8>| it.is_some_and(|it| it.is_ascii_lowercase() || it.is_ascii_digit());
+        let inner = |it: u8| it.is_ascii_lowercase() || it.is_ascii_digit() || b"._-".contains(&it);
+        edge(part.bytes().next()) && edge(part.bytes().last()) && part.bytes().all(inner)
+    };
+    let is_host = |part: &str| {
+        part == "localhost" || part.contains(['.', ':']) || part.chars().any(char::is_uppercase)
+    };
+    let host_part = |part: &str| {
+        let inner = |it: u8| it.is_ascii_alphanumeric() || b".-:[]".contains(&it);
+        !part.is_empty() && part.bytes().all(inner)
+    };
+    let path_ok = match path.split_once('/') {
+        Some((host, path)) if is_host(host) => host_part(host) && path.split('/').all(component),
+        _ => path.split('/').all(component),
+    };
+    digest_ok && tag_ok && path_ok
+}
+
+fn image_refusal(container: &Container) -> Option<Refusal> {
+    let name = container.image.as_deref().unwrap_or_default();
+    match image(container) {
+        Image::Script(_) | Image::Host => None,
+        Image::Reference => Some(Refusal {
+            reason: "ErrImageNeverPull",
+            event: "ErrImageNeverPull",
+            message: format!(
+                "Container image {name:?} needs a container engine, and this node uses none: set \
+                 image to \"host\" to run the command as a process of the node, or to the name of \
+                 one of the container's volumeMounts to run the script in it"
+            ),
+        }),
+        Image::Invalid => Some(Refusal {
+            reason: "InvalidImageName",
+            event: "InspectFailed",
+            message: format!(
+                "Failed to apply default image tag {name:?}: couldn't parse image name {name:?}: \
+                 invalid reference format"
+            ),
+        }),
+    }
+}
+
+struct Check {
+    identity: Identity,
+    refused: Vec<String>,
+    warnings: Vec<String>,
+}
+
+fn given<T>(list: &Option<Vec<T>>) -> bool {
+    list.as_ref().is_some_and(|list| !list.is_empty())
+}
+
+impl Check {
+    fn refuse(&mut self, asked: bool, field: impl AsRef<str>) {
+        if asked {
+            self.refused
+                .push(format!("{} is not supported by this node", field.as_ref()));
+        }
+    }
+
+    fn warn(&mut self, asked: bool, field: impl Into<String>) {
+        if asked {
+            self.warnings.push(field.into());
+        }
+    }
+
+    fn spec(&mut self, spec: &PodSpec) {
+        let PodSpec {
+            active_deadline_seconds,
+            // For the scheduler and admission.
+            affinity: _,
+            automount_service_account_token: _,
+            node_name: _,
+            node_selector: _,
+            overhead: _,
+            preemption_policy: _,
+            priority: _,
+            priority_class_name: _,
+            scheduler_name: _,
+            scheduling_gates: _,
+            tolerations: _,
+            topology_spread_constraints: _,
+            service_account: _,
+            service_account_name: _,
+            image_pull_secrets: _,
+            // What plain processes have anyway.
+            host_ipc: _,
+            host_network: _,
+            host_pid: _,
+            enable_service_links: _,
+            // Handled elsewhere.
+            readiness_gates: _,
+            restart_policy: _,
+            termination_grace_period_seconds: _,
+            containers,
+            init_containers,
+            volumes,
+            dns_config,
+            dns_policy,
+            ephemeral_containers,
+            host_aliases,
+            host_users,
+            hostname,
+            hostname_override,
+            os,
+            resource_claims,
+            resources,
+            runtime_class_name,
+            security_context,
+            set_hostname_as_fqdn,
+            share_process_namespace,
+            subdomain,
+        } = spec;
+        self.refuse(
+            active_deadline_seconds.is_some(),
+            "spec.activeDeadlineSeconds",
+        );
+        self.refuse(given(ephemeral_containers), "spec.ephemeralContainers");
+        self.refuse(*host_users == Some(false), "spec.hostUsers=false");
+        self.refuse(given(resource_claims), "spec.resourceClaims");
+        let limits = resources.as_ref().and_then(|it| it.limits.as_ref());
+        self.refuse(
+            limits.is_some_and(|it| !it.is_empty()),
+            "spec.resources.limits",
+        );
+        self.refuse(runtime_class_name.is_some(), "spec.runtimeClassName");
+        let other_os = os.as_ref().is_some_and(|os| os.name != "linux");
+        self.refuse(other_os, "spec.os.name other than \"linux\"");
+        self.warn(dns_config.is_some(), "spec.dnsConfig");
+        let policy = dns_policy.as_deref().unwrap_or("ClusterFirst");
+        self.warn(policy == "None", "spec.dnsPolicy=None");
+        self.warn(given(host_aliases), "spec.hostAliases");
+        self.warn(hostname.is_some(), "spec.hostname");
+        self.warn(hostname_override.is_some(), "spec.hostnameOverride");
+        self.warn(
+            *set_hostname_as_fqdn == Some(true),
+            "spec.setHostnameAsFQDN",
+        );
+        self.warn(
+            *share_process_namespace == Some(true),
+            "spec.shareProcessNamespace",
+        );
+        self.warn(subdomain.is_some(), "spec.subdomain");
+        if let Some(context) = security_context {
+            self.pod_security(context);
+        }
+        for (index, volume) in volumes.iter().flatten().enumerate() {
+            self.volume(volume, &format!("spec.volumes[{index}]"));
+        }
+        for (index, container) in init_containers.iter().flatten().enumerate() {
+            let at = format!("spec.initContainers[{index}]");
+            let sidecar = container.restart_policy.is_some();
+            self.refuse(sidecar, format!("{at}.restartPolicy"));
+            self.container(container, &at);
+        }
+        for (index, container) in containers.iter().enumerate() {
+            let at = format!("spec.containers[{index}]");
+            self.refuse(
+                container.restart_policy.is_some(),
+                format!("{at}.restartPolicy"),
+            );
+            self.container(container, &at);
+        }
+    }
+
+    fn pod_security(&mut self, context: &PodSecurityContext) {
+        let PodSecurityContext {
+            app_armor_profile,
+            fs_group,
+            fs_group_change_policy: _,
+            run_as_group,
+            run_as_non_root,
+            run_as_user,
+            se_linux_change_policy: _,
+            se_linux_options,
+            seccomp_profile,
+            supplemental_groups,
+            supplemental_groups_policy: _,
+            sysctls,
+            windows_options,
+        } = context;
+        let at = "spec.securityContext";
+        self.runs_as(*run_as_user, *run_as_group, *run_as_non_root, at);
+        self.refuse(given(sysctls), format!("{at}.sysctls"));
+        self.refuse(windows_options.is_some(), format!("{at}.windowsOptions"));
+        self.warn(app_armor_profile.is_some(), format!("{at}.appArmorProfile"));
+        self.warn(fs_group.is_some(), format!("{at}.fsGroup"));
+        self.warn(se_linux_options.is_some(), format!("{at}.seLinuxOptions"));
+        let confined = seccomp_profile
+            .as_ref()
+            .is_some_and(|it| it.type_ != "Unconfined");
+        self.warn(confined, format!("{at}.seccompProfile"));
+        self.warn(
+            given(supplemental_groups),
+            format!("{at}.supplementalGroups"),
+        );
+    }
+
+    /// Another user than ours is refused: whose files a process may touch is no detail.
+    fn runs_as(&mut self, user: Option<i64>, group: Option<i64>, non_root: Option<bool>, at: &str) {
+        let Identity { uid, gid } = self.identity;
+        if let Some(user) = user.filter(|user| *user != i64::from(uid)) {
+            self.refuse(
+                true,
+                format!("{at}.runAsUser={user} (processes run as {uid} here)"),
+            );
+        }
+        if let Some(group) = group.filter(|group| *group != i64::from(gid)) {
+            self.refuse(
+                true,
+                format!("{at}.runAsGroup={group} (processes run as {gid} here)"),
+            );
+        }
+        let root = non_root == Some(true) && uid == 0;
+        self.refuse(
+            root,
+            format!("{at}.runAsNonRoot=true (processes run as root here)"),
+        );
+    }
+
+    fn container(&mut self, container: &Container, at: &str) {
+        let Container {
+            // What runs is decided by `command`.
+            args: _,
+            command: _,
+            image: _,
+            image_pull_policy: _,
+            name: _,
+            // Informational: processes share the node's network.
+            ports: _,
+            restart_policy: _,
+            resize_policy: _,
+            env,
+            env_from: _,
+            lifecycle,
+            liveness_probe,
+            readiness_probe,
+            resources,
+            restart_policy_rules,
+            security_context,
+            startup_probe,
+            stdin,
+            stdin_once: _,
+            termination_message_path,
+            termination_message_policy,
+            tty,
+            volume_devices,
+            volume_mounts,
+            working_dir,
+        } = container;
+        self.refuse(lifecycle.is_some(), format!("{at}.lifecycle"));
+        self.refuse(liveness_probe.is_some(), format!("{at}.livenessProbe"));
+        self.refuse(readiness_probe.is_some(), format!("{at}.readinessProbe"));
+        self.refuse(startup_probe.is_some(), format!("{at}.startupProbe"));
+        self.refuse(
+            given(restart_policy_rules),
+            format!("{at}.restartPolicyRules"),
+        );
+        self.refuse(*stdin == Some(true), format!("{at}.stdin"));
+        self.refuse(*tty == Some(true), format!("{at}.tty"));
+        self.refuse(given(volume_devices), format!("{at}.volumeDevices"));
+        self.refuse(working_dir.is_some(), format!("{at}.workingDir"));
+        let path = termination_message_path
+            .as_deref()
+            .unwrap_or("/dev/termination-log");
+        self.refuse(
+            path != "/dev/termination-log",
+            format!("{at}.terminationMessagePath"),
+        );
+        let policy = termination_message_policy.as_deref().unwrap_or("File");
+        self.refuse(
+            policy != "File",
+            format!("{at}.terminationMessagePolicy={policy}"),
+        );
+        for name in resources
+            .iter()
+            .flat_map(|it| it.limits.iter().flatten())
+            .map(|it| it.0)
+        {
+            self.refuse(true, format!("{at}.resources.limits.{name}"));
+        }
+        let claims = resources.as_ref().is_some_and(|it| given(&it.claims));
+        self.refuse(claims, format!("{at}.resources.claims"));
+        if let Some(context) = security_context {
+            self.security(context, &format!("{at}.securityContext"));
+        }
+        for (index, variable) in env.iter().flatten().enumerate() {
+            self.variable(variable, &format!("{at}.env[{index}]"));
+        }
+        for (index, mount) in volume_mounts.iter().flatten().enumerate() {
+            self.mount(mount, &format!("{at}.volumeMounts[{index}]"));
+        }
+        let paths = volume_mounts
+            .iter()
+            .flatten()
+            .map(|mount| mount.mount_path.as_str());
+        if let Err(conflict) = mounts::layout(paths) {
+            self.refused.push(format!("{at}.volumeMounts: {conflict}"));
+        }
+    }
+
+    fn security(&mut self, context: &SecurityContext, at: &str) {
+        let SecurityContext {
+            allow_privilege_escalation,
+            app_armor_profile,
+            capabilities,
+            privileged,
+            proc_mount,
+            read_only_root_filesystem,
+            run_as_group,
+            run_as_non_root,
+            run_as_user,
+            se_linux_options,
+            seccomp_profile,
+            windows_options,
+        } = context;
+        self.runs_as(*run_as_user, *run_as_group, *run_as_non_root, at);
+        self.refuse(*privileged == Some(true), format!("{at}.privileged"));
+        self.refuse(windows_options.is_some(), format!("{at}.windowsOptions"));
+        let added = capabilities.as_ref().is_some_and(|it| given(&it.add));
+        self.refuse(added, format!("{at}.capabilities.add"));
+        let unmasked = proc_mount.as_deref().is_some_and(|it| it != "Default");
+        self.warn(unmasked, format!("{at}.procMount"));
+        let no_escalation = *allow_privilege_escalation == Some(false);
+        self.warn(
+            no_escalation,
+            format!("{at}.allowPrivilegeEscalation=false"),
+        );
+        self.warn(app_armor_profile.is_some(), format!("{at}.appArmorProfile"));
+        let read_only = *read_only_root_filesystem == Some(true);
+        self.warn(read_only, format!("{at}.readOnlyRootFilesystem"));
+        self.warn(se_linux_options.is_some(), format!("{at}.seLinuxOptions"));
+        let confined = seccomp_profile
+            .as_ref()
+            .is_some_and(|it| it.type_ != "Unconfined");
+        self.warn(confined, format!("{at}.seccompProfile"));
+    }
+
+    fn variable(&mut self, variable: &EnvVar, at: &str) {
+        let Some(source) = &variable.value_from else {
+            return;
+        };
+        let resource = source.resource_field_ref.is_some();
+        self.refuse(resource, format!("{at}.valueFrom.resourceFieldRef"));
+        self.refuse(
+            source.file_key_ref.is_some(),
+            format!("{at}.valueFrom.fileKeyRef"),
+        );
+        if let Some(field) = &source.field_ref
+            && !super::fields::known(&field.field_path)
+        {
+            let path = &field.field_path;
+            self.refuse(true, format!("{at}.valueFrom.fieldRef.fieldPath={path}"));
+        }
+    }
+
+    fn mount(&mut self, mount: &VolumeMount, at: &str) {
+        let VolumeMount {
+            mount_path,
+            mount_propagation,
+            name: _,
+            // Of the volumes built so far only emptyDir can be written to, and it says so itself.
+            read_only: _,
+            recursive_read_only,
+            sub_path,
+            sub_path_expr,
+        } = mount;
+        let set = |text: &Option<String>| text.as_ref().is_some_and(|text| !text.is_empty());
+        self.refuse(set(sub_path), format!("{at}.subPath"));
+        self.refuse(set(sub_path_expr), format!("{at}.subPathExpr"));
+        let shared = mount_propagation.as_deref().is_some_and(|it| it != "None");
+        self.refuse(shared, format!("{at}.mountPropagation"));
+        let recursive = recursive_read_only
+            .as_deref()
+            .is_some_and(|it| it != "Disabled");
+        self.refuse(recursive, format!("{at}.recursiveReadOnly"));
+        if let Err(problem) = mounts::relative(mount_path) {
+            self.refused.push(format!("{at}.mountPath: {problem}"));
+        }
+        // The injected token directory is absolute in every pod: no news to anybody.
+        let injected = mount_path == "/var/run/secrets/kubernetes.io/serviceaccount";
+        let absolute = Path::new(mount_path).is_absolute() && !injected;
+        self.warn(
+            absolute,
+            format!("{at}.mountPath={mount_path} (taken relative to the container's directory)"),
+        );
+    }
+
+    fn volume(&mut self, volume: &Volume, at: &str) {
+        let Volume {
+            name: _,
+            config_map: _,
+            secret: _,
+            downward_api,
+            projected,
+            empty_dir,
+            aws_elastic_block_store,
+            azure_disk,
+            azure_file,
+            cephfs,
+            cinder,
+            csi,
+            ephemeral,
+            fc,
+            flex_volume,
+            flocker,
+            gce_persistent_disk,
+            git_repo,
+            glusterfs,
+            host_path,
+            image,
+            iscsi,
+            nfs,
+            persistent_volume_claim,
+            photon_persistent_disk,
+            portworx_volume,
+            quobyte,
+            rbd,
+            scale_io,
+            storageos,
+            vsphere_volume,
+        } = volume;
+        if let Some(empty) = empty_dir {
+            let medium = empty.medium.as_deref().unwrap_or_default();
+            self.refuse(!medium.is_empty(), format!("{at}.emptyDir.medium={medium}"));
+            self.refuse(
+                empty.size_limit.is_some(),
+                format!("{at}.emptyDir.sizeLimit"),
+            );
+        }
+        let mut items: Vec<_> = downward_api
+            .iter()
+            .flat_map(|it| it.items.iter().flatten())
+            .collect();
+        for source in projected.iter().flat_map(|it| it.sources.iter().flatten()) {
+            let bundle = source.cluster_trust_bundle.is_some();
+            self.refuse(bundle, format!("{at}.projected.clusterTrustBundle"));
+            let certificate = source.pod_certificate.is_some();
+            self.refuse(certificate, format!("{at}.projected.podCertificate"));
+            items.extend(
+                source
+                    .downward_api
+                    .iter()
+                    .flat_map(|it| it.items.iter().flatten()),
+            );
+        }
+        for item in items {
+            self.refuse(
+                item.resource_field_ref.is_some(),
+                format!("{at}: resourceFieldRef"),
+            );
+            if let Some(field) = &item.field_ref
+                && !super::fields::known(&field.field_path)
+            {
+                self.refuse(
+                    true,
+                    format!("{at}: fieldRef.fieldPath={}", field.field_path),
+                );
+            }
+        }
+        let others = [
+            ("awsElasticBlockStore", aws_elastic_block_store.is_some()),
+            ("azureDisk", azure_disk.is_some()),
+            ("azureFile", azure_file.is_some()),
+            ("cephfs", cephfs.is_some()),
+            ("cinder", cinder.is_some()),
+            ("csi", csi.is_some()),
+            ("ephemeral", ephemeral.is_some()),
+            ("fc", fc.is_some()),
+            ("flexVolume", flex_volume.is_some()),
+            ("flocker", flocker.is_some()),
+            ("gcePersistentDisk", gce_persistent_disk.is_some()),
+            ("gitRepo", git_repo.is_some()),
+            ("glusterfs", glusterfs.is_some()),
+            ("hostPath", host_path.is_some()),
+            ("image", image.is_some()),
+            ("iscsi", iscsi.is_some()),
+            ("nfs", nfs.is_some()),
+            ("persistentVolumeClaim", persistent_volume_claim.is_some()),
+            ("photonPersistentDisk", photon_persistent_disk.is_some()),
+            ("portworxVolume", portworx_volume.is_some()),
+            ("quobyte", quobyte.is_some()),
+            ("rbd", rbd.is_some()),
+            ("scaleIO", scale_io.is_some()),
+            ("storageos", storageos.is_some()),
+            ("vsphereVolume", vsphere_volume.is_some()),
+        ];
+        for (kind, asked) in others {
+            self.refuse(asked, format!("{at}.{kind}"));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

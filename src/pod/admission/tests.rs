@@ -1,0 +1,206 @@
+use serde_json::{Value, json};
+
+use super::*;
+
+fn admit_spec(spec: Value) -> Admitted {
+    let pod = json!({
+        "metadata": {"name": "p", "namespace": "ns", "uid": "u"},
+        "spec": spec,
+    });
+    admit(
+        &serde_json::from_value(pod).unwrap(),
+        Identity {
+            uid: 1000,
+            gid: 100,
+        },
+    )
+}
+
+fn container(more: Value) -> Value {
+    let mut container = json!({"name": "c", "image": "host", "command": ["true"]});
+    for (key, value) in more.as_object().unwrap() {
+        container[key] = value.clone();
+    }
+    json!({"containers": [container]})
+}
+
+fn refusal(spec: Value) -> String {
+    admit_spec(spec)
+        .plan
+        .refusal
+        .clone()
+        .map(|it| it.message)
+        .unwrap_or_default()
+}
+
+#[test]
+fn what_every_pod_gets_is_fine() {
+    let spec = json!({
+        "containers": [{
+            "image": "host", "imagePullPolicy": "IfNotPresent", "name": "c", "resources": {},
+            "terminationMessagePath": "/dev/termination-log", "terminationMessagePolicy": "File",
+            "volumeMounts": [{
+                "mountPath": "/var/run/secrets/kubernetes.io/serviceaccount",
+                "name": "kube-api-access-lcdbz", "readOnly": true,
+            }],
+        }],
+        "dnsPolicy": "ClusterFirst", "enableServiceLinks": true,
+        "preemptionPolicy": "PreemptLowerPriority", "priority": 0, "restartPolicy": "OnFailure",
+        "schedulerName": "default-scheduler", "securityContext": {},
+        "serviceAccount": "default", "serviceAccountName": "default",
+        "terminationGracePeriodSeconds": 7,
+        "volumes": [{"name": "kube-api-access-lcdbz", "projected": {"defaultMode": 420, "sources": [
+            {"serviceAccountToken": {"expirationSeconds": 3607, "path": "token"}},
+            {"configMap": {"items": [{"key": "ca.crt", "path": "ca.crt"}], "name": "kube-root-ca.crt"}},
+            {"downwardAPI": {"items": [{"fieldRef": {"fieldPath": "metadata.namespace"}, "path": "namespace"}]}},
+        ]}}],
+    });
+    let Admitted { plan, warnings } = admit_spec(spec);
+    assert_eq!(plan.refusal, None);
+    assert_eq!(warnings, Vec::<String>::new());
+    assert_eq!(plan.label, "p_ns(u)");
+    assert_eq!(plan.restart, RestartPolicy::OnFailure);
+    assert_eq!(plan.grace, Duration::from_secs(7));
+    assert_eq!(plan.containers.len(), 1);
+    assert_eq!(plan.containers[0].refusal, None);
+}
+
+#[test]
+fn what_is_not_built_is_named() {
+    let at = "spec.containers[0].";
+    for (more, field) in [
+        (json!({"livenessProbe": {}}), "livenessProbe"),
+        (json!({"readinessProbe": {}}), "readinessProbe"),
+        (json!({"startupProbe": {}}), "startupProbe"),
+        (json!({"lifecycle": {}}), "lifecycle"),
+        (json!({"stdin": true}), "stdin"),
+        (json!({"tty": true}), "tty"),
+        (json!({"workingDir": "/x"}), "workingDir"),
+        (
+            json!({"resources": {"limits": {"memory": "1Gi"}}}),
+            "resources.limits.memory",
+        ),
+        (
+            json!({"securityContext": {"privileged": true}}),
+            "securityContext.privileged",
+        ),
+        (
+            json!({"securityContext": {"runAsUser": 0}}),
+            "securityContext.runAsUser=0",
+        ),
+        (
+            json!({"volumeMounts": [{"name": "v", "mountPath": "a", "subPath": "b"}]}),
+            "volumeMounts[0].subPath",
+        ),
+        (
+            json!({"volumeMounts": [{"name": "v", "mountPath": "../b"}]}),
+            "volumeMounts[0].mountPath",
+        ),
+        (
+            json!({"env": [{"name": "A", "valueFrom": {"resourceFieldRef": {"resource": "limits.cpu"}}}]}),
+            "env[0].valueFrom.resourceFieldRef",
+        ),
+    ] {
+        let message = refusal(container(more));
+        assert!(
+            message.contains(&format!("{at}{field}")),
+            "{field}: {message}"
+        );
+    }
+    for (key, value, field) in [
+        (
+            "activeDeadlineSeconds",
+            json!(3),
+            "spec.activeDeadlineSeconds",
+        ),
+        (
+            "volumes",
+            json!([{"name": "v", "hostPath": {"path": "/"}}]),
+            "spec.volumes[0].hostPath",
+        ),
+        (
+            "volumes",
+            json!([{"name": "v", "emptyDir": {"medium": "Memory"}}]),
+            "spec.volumes[0].emptyDir.medium",
+        ),
+        (
+            "initContainers",
+            json!([{"name": "s", "restartPolicy": "Always"}]),
+            "spec.initContainers[0].restartPolicy",
+        ),
+        ("runtimeClassName", json!("x"), "spec.runtimeClassName"),
+    ] {
+        let mut spec = container(json!({}));
+        spec[key] = value;
+        let message = refusal(spec);
+        assert!(message.contains(field), "{field}: {message}");
+    }
+}
+
+#[test]
+fn what_cannot_hold_is_warned_about() {
+    let mut spec = container(json!({
+        "securityContext": {"allowPrivilegeEscalation": false, "runAsUser": 1000,
+                            "runAsNonRoot": true, "capabilities": {"drop": ["ALL"]}},
+        "volumeMounts": [{"name": "v", "mountPath": "/data"}],
+    }));
+    spec["hostname"] = json!("web-0");
+    let Admitted { plan, warnings } = admit_spec(spec);
+    assert_eq!(plan.refusal, None);
+    assert_eq!(warnings.len(), 3, "{warnings:?}");
+    for field in [
+        "spec.hostname",
+        "allowPrivilegeEscalation",
+        "mountPath=/data",
+    ] {
+        assert!(warnings.iter().any(|it| it.contains(field)), "{field}");
+    }
+}
+
+#[test]
+fn images() {
+    let kind = |name: &str| {
+        let container = Container {
+            image: Some(name.to_owned()),
+            volume_mounts: Some(vec![VolumeMount {
+                name: "My Script".into(),
+                ..VolumeMount::default()
+            }]),
+            ..Container::default()
+        };
+        match image(&container) {
+            Image::Script(_) => "script",
+            Image::Host => "host",
+            Image::Reference => "reference",
+            Image::Invalid => "invalid",
+        }
+    };
+    assert_eq!(kind("My Script"), "script");
+    for name in ["host", "native"] {
+        assert_eq!(kind(name), "host");
+    }
+    for name in [
+        "nginx",
+        "nginx:1.2",
+        "a/b",
+        "Host.example:5000/a/b:T_1",
+        "localhost/x",
+        "x@sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef",
+    ] {
+        assert_eq!(kind(name), "reference", "{name}");
+    }
+    for name in [
+        "",
+        " ",
+        "UPPER",
+        "UPPER case",
+        "a//b",
+        "a:",
+        "x@sha256:12",
+        "/a",
+        "-a",
+        "a b:1",
+    ] {
+        assert_eq!(kind(name), "invalid", "{name}");
+    }
+}

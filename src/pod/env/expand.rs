@@ -1,0 +1,103 @@
+//! `$(VAR)` and home expansion.
+
+/// Expands `$(NAME)` as Kubernetes does: `$$` is a dollar sign, a name that
+/// `lookup` does not know stays as it is, and any other dollar sign is itself.
+pub fn references<'a>(text: &str, lookup: impl Fn(&str) -> Option<&'a str>) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find('$') {
+        out.push_str(&rest[..at]);
+        let after = &rest[at + 1..];
+        if let Some(tail) = after.strip_prefix('$') {
+            out.push('$');
+            rest = tail;
+        } else if let Some((name, tail)) = after
+            .strip_prefix('(')
+            .and_then(|inner| inner.split_once(')'))
+        {
+            match lookup(name) {
+                Some(value) => out.push_str(value),
+                None => out.push_str(&rest[at..rest.len() - tail.len()]),
+            }
+            rest = tail;
+        } else {
+            out.push('$');
+            rest = after;
+        }
+    }
+    out.push_str(rest);
+    out
+}
+
+/// Replaces `~/` or `$HOME/` at the start (or the whole of `~`, `$HOME`).
+pub fn home(text: String, home: Option<&str>) -> String {
+    let Some(home) = home else { return text };
+    for prefix in ["~", "$HOME"] {
+        if let Some(rest) = text.strip_prefix(prefix)
+            && (rest.is_empty() || rest.starts_with('/'))
+        {
+            return format!("{home}{rest}");
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn references_expand_as_in_kubernetes() {
+        let lookup = |name: &str| match name {
+            "A" => Some("1"),
+            "EMPTY" => Some(""),
+            "LOOP" => Some("$(A)"),
+            _ => None,
+        };
+        for (text, expanded) in [
+            ("x$(A)y$(A)", "x1y1"),
+            ("$(EMPTY)", ""),
+            ("$(NONE)", "$(NONE)"),
+            ("$$(A)", "$(A)"),
+            ("$$$(A)", "$1"),
+            ("$$$$(A)", "$$(A)"),
+            ("$(LOOP)", "$(A)"),
+            ("$A ${A} $1 $", "$A ${A} $1 $"),
+            ("$(A", "$(A"),
+            ("$()", "$()"),
+            ("$($(A))", "$($(A))"),
+            ("ä$(A)ß", "ä1ß"),
+        ] {
+            assert_eq!(references(text, lookup), expanded, "{text}");
+        }
+    }
+
+    #[test]
+    fn home_is_expanded_at_the_start_alone() {
+        for (text, expanded) in [
+            ("~/x", "/h/x"),
+            ("~", "/h"),
+            ("$HOME/x", "/h/x"),
+            ("$HOME", "/h"),
+            ("$HOMER/x", "$HOMER/x"),
+            ("~root/x", "~root/x"),
+            ("a~/x", "a~/x"),
+            ("x:$HOME/y", "x:$HOME/y"),
+        ] {
+            assert_eq!(home(text.to_owned(), Some("/h")), expanded);
+        }
+        assert_eq!(home("~/x".to_owned(), None), "~/x");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn text_without_dollar_is_itself(text in "[^$]{0,40}") {
+            proptest::prop_assert_eq!(references(&text, |_| Some("no")), text);
+        }
+
+        #[test]
+        fn any_text_expands(text in "[$()A~/é]{0,20}") {
+            references(&text, |_| None);
+        }
+    }
+}

@@ -207,6 +207,8 @@ pub struct ApiError {
     pub causes: Vec<Cause>,
     /// `details.retryAfterSeconds`, and the header `Retry-After`; 0 for none.
     pub retry_after_seconds: u32,
+    /// `metadata.continue`: a token that carries on where an expired one cannot; empty for none.
+    pub continue_: String,
 }
 
 /// `pods`, or `deployments.apps`.
@@ -231,6 +233,7 @@ impl ApiError {
             uid: String::new(),
             causes: Vec::new(),
             retry_after_seconds: 0,
+            continue_: String::new(),
         }
     }
 
@@ -263,6 +266,13 @@ impl ApiError {
     #[must_use]
     pub fn retry_after(mut self, seconds: u32) -> Self {
         self.retry_after_seconds = seconds;
+        self
+    }
+
+    /// Adds a token with which a list can go on.
+    #[must_use]
+    pub fn with_continue(mut self, token: String) -> Self {
+        self.continue_ = token;
         self
     }
 
@@ -420,7 +430,7 @@ impl ApiError {
         Self::new(
             StatusCode::GATEWAY_TIMEOUT,
             "Timeout",
-            format!("Too large resource version: {asked}, current: {current}"),
+            format!("Timeout: Too large resource version: {asked}, current: {current}"),
         )
         .cause("ResourceVersionTooLarge", "Too large resource version", "")
         .retry_after(1)
@@ -503,6 +513,9 @@ impl ApiError {
             "message": self.message,
             "code": self.code.as_u16(),
         });
+        if !self.continue_.is_empty() {
+            status["metadata"]["continue"] = self.continue_.as_str().into();
+        }
         if !self.reason.is_empty() {
             status["reason"] = self.reason.into();
         }

@@ -25,7 +25,9 @@ pub struct Context {
     pub field_manager: String,
     /// What to do with unknown and doubled fields.
     pub field_validation: FieldValidation,
-    warnings: Mutex<Vec<String>>,
+    /// An apply wrote the managed fields itself.
+    applies: bool,
+    warnings: Arc<Mutex<Vec<String>>>,
 }
 
 impl Context {
@@ -36,7 +38,8 @@ impl Context {
             dry_run: false,
             field_manager: String::new(),
             field_validation: FieldValidation::default(),
-            warnings: Mutex::default(),
+            applies: false,
+            warnings: Arc::default(),
         }
     }
 
@@ -55,6 +58,24 @@ impl Context {
         let mut warnings = self.warnings.lock().unwrap_or_else(|e| e.into_inner());
         if !warnings.contains(&warning) {
             warnings.push(warning);
+        }
+    }
+
+    /// Whether managed fields are recorded: parts of this control plane that name no manager
+    /// leave no trace.
+    pub(super) fn tracks_fields(&self) -> bool {
+        !self.field_manager.is_empty() && !self.applies
+    }
+
+    /// The same request in the middle of a server-side apply, which records managed fields itself.
+    pub(super) fn for_apply(&self) -> Self {
+        Self {
+            user: self.user.clone(),
+            dry_run: self.dry_run,
+            field_manager: self.field_manager.clone(),
+            field_validation: self.field_validation,
+            applies: true,
+            warnings: self.warnings.clone(),
         }
     }
 

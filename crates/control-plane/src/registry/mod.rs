@@ -3,27 +3,40 @@
 //!
 //! REST handlers, controllers and the scheduler all work through a [`Registry`]; only it writes.
 
+mod admit;
 mod context;
+mod delete;
+mod list;
+mod meta;
 mod options;
+mod patching;
+pub mod selector;
+mod watch;
+mod write;
 
 use std::sync::Arc;
 
 use serde_json::Value;
 
 pub use context::{Context, FieldValidation};
+pub use delete::{FOREGROUND, ORPHAN};
+pub use meta::rfc3339;
 pub use options::{
     DeleteOptions, Deleted, ListOptions, Listed, Patch, PatchKind, Preconditions, Propagation,
     ResourceVersionMatch, WatchOptions,
 };
+pub use patching::strict_error;
+pub use watch::{WatchItem, WatchKind, WatchStream};
 
 use crate::resource::ResourceDef;
 use crate::status::ApiError;
 use crate::store::{Object, Store};
+use write::Target;
 
 /// The registry; clones share it.
 ///
-/// Objects go in and come out in the served form of the row (`def`) that a call names; for rows that
-/// are not stored as they are served, reads convert.
+/// Objects go in in the version of the row (`def`) that a call names, and come out in the version
+/// that is stored; what serves another version converts (see [`ResourceDef::conversion`]).
 #[derive(Debug, Clone)]
 pub struct Registry {
     store: Store,
@@ -51,8 +64,7 @@ impl Registry {
         namespace: &str,
         object: Value,
     ) -> Result<Arc<Object>, ApiError> {
-        let _ = (context, def, namespace, object);
-        todo!()
+        self.create_object(context, def, namespace, object).await
     }
 
     /// The newest version of an object.
@@ -65,8 +77,9 @@ impl Registry {
         namespace: &str,
         name: &str,
     ) -> Result<Arc<Object>, ApiError> {
-        let _ = (def, namespace, name);
-        todo!()
+        self.store
+            .get(&def.key(namespace, name))
+            .ok_or_else(|| ApiError::not_found(def.group, def.plural, name))
     }
 
     /// The objects of a namespace (or of all, where it is empty) that the selectors choose.
@@ -79,8 +92,21 @@ impl Registry {
         namespace: &str,
         options: &ListOptions,
     ) -> Result<Listed, ApiError> {
-        let _ = (def, namespace, options);
-        todo!()
+        self.list_objects(def, namespace, options)
+    }
+
+    /// Watches what a list with the same selectors holds.
+    ///
+    /// # Errors
+    /// 400 for selectors, 422 for options that contradict each other, 410 `Expired` where the
+    /// history does not reach back to the resourceVersion.
+    pub fn watch(
+        &self,
+        def: &'static ResourceDef,
+        namespace: &str,
+        options: &WatchOptions,
+    ) -> Result<WatchStream, ApiError> {
+        self.watch_objects(def, namespace, options)
     }
 
     /// Replaces an object, or its part that `subresource` (empty, `status`, …) writes.
@@ -97,8 +123,13 @@ impl Registry {
         subresource: &str,
         object: Value,
     ) -> Result<Arc<Object>, ApiError> {
-        let _ = (context, def, namespace, name, subresource, object);
-        todo!()
+        let target = Target {
+            def,
+            namespace,
+            name,
+            subresource,
+        };
+        self.update_object(context, &target, object).await
     }
 
     /// Changes the current version of an object, again and again while others are faster.
@@ -113,10 +144,19 @@ impl Registry {
         namespace: &str,
         name: &str,
         subresource: &str,
-        change: impl FnMut(&mut Value) -> Result<(), ApiError> + Send,
+        mut change: impl FnMut(&mut Value) -> Result<(), ApiError> + Send,
     ) -> Result<Arc<Object>, ApiError> {
-        let _ = (context, def, namespace, name, subresource, change);
-        todo!()
+        let target = Target {
+            def,
+            namespace,
+            name,
+            subresource,
+        };
+        self.modify_object(context, &target, |_, mut object| {
+            change(&mut object)?;
+            Ok(object)
+        })
+        .await
     }
 
     /// Applies a patch.
@@ -132,8 +172,13 @@ impl Registry {
         subresource: &str,
         patch: Patch,
     ) -> Result<Arc<Object>, ApiError> {
-        let _ = (context, def, namespace, name, subresource, patch);
-        todo!()
+        let target = Target {
+            def,
+            namespace,
+            name,
+            subresource,
+        };
+        self.patch_object(context, &target, &patch).await
     }
 
     /// Deletes an object, or marks it for deletion where finalizers or a grace period hold it.
@@ -148,8 +193,8 @@ impl Registry {
         name: &str,
         options: &DeleteOptions,
     ) -> Result<Deleted, ApiError> {
-        let _ = (context, def, namespace, name, options);
-        todo!()
+        self.delete_object(context, def, namespace, name, options)
+            .await
     }
 
     /// Deletes what a list with `list` holds; gives what was deleted or marked.
@@ -164,7 +209,7 @@ impl Registry {
         list: &ListOptions,
         options: &DeleteOptions,
     ) -> Result<Vec<Arc<Object>>, ApiError> {
-        let _ = (context, def, namespace, list, options);
-        todo!()
+        self.delete_objects(context, def, namespace, list, options)
+            .await
     }
 }

@@ -89,6 +89,8 @@ pub struct SubResource {
 pub struct SelectableField {
     /// The label as clients write it, for example `spec.nodeName`.
     pub label: &'static str,
+    /// The label in the stored version.
+    pub stored: &'static str,
     /// Reads the value; an absent field reads as its zero value, as in the real server.
     pub read: fn(&Value) -> String,
 }

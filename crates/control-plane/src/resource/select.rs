@@ -64,7 +64,20 @@ pub(super) mod fields {
     }
 
     const fn field(label: &'static str, read: fn(&Value) -> String) -> SelectableField {
-        SelectableField { label, read }
+        SelectableField {
+            label,
+            stored: label,
+            read,
+        }
+    }
+
+    /// A field that the stored version has under another label.
+    const fn renamed(label: &'static str, stored: &SelectableField) -> SelectableField {
+        SelectableField {
+            label,
+            stored: stored.label,
+            read: stored.read,
+        }
     }
 
     pub(in crate::resource) const PODS: &[SelectableField] = &[
@@ -115,24 +128,16 @@ pub(super) mod fields {
 
     /// Fields of the stored (core) event under the names of events.k8s.io.
     pub(in crate::resource) const NEW_EVENTS: &[SelectableField] = &[
-        field("regarding.kind", |o| text(o, "/involvedObject/kind")),
-        field("regarding.namespace", |o| {
-            text(o, "/involvedObject/namespace")
-        }),
-        field("regarding.name", |o| text(o, "/involvedObject/name")),
-        field("regarding.uid", |o| text(o, "/involvedObject/uid")),
-        field("regarding.apiVersion", |o| {
-            text(o, "/involvedObject/apiVersion")
-        }),
-        field("regarding.resourceVersion", |o| {
-            text(o, "/involvedObject/resourceVersion")
-        }),
-        field("regarding.fieldPath", |o| {
-            text(o, "/involvedObject/fieldPath")
-        }),
-        field("reason", |o| text(o, "/reason")),
-        field("reportingController", |o| text(o, "/reportingComponent")),
-        field("type", |o| text(o, "/type")),
+        renamed("regarding.kind", &EVENTS[0]),
+        renamed("regarding.namespace", &EVENTS[1]),
+        renamed("regarding.name", &EVENTS[2]),
+        renamed("regarding.uid", &EVENTS[3]),
+        renamed("regarding.apiVersion", &EVENTS[4]),
+        renamed("regarding.resourceVersion", &EVENTS[5]),
+        renamed("regarding.fieldPath", &EVENTS[6]),
+        renamed("reason", &EVENTS[7]),
+        renamed("reportingController", &EVENTS[8]),
+        renamed("type", &EVENTS[10]),
     ];
 
     pub(in crate::resource) const NODES: &[SelectableField] = &[field("spec.unschedulable", |o| {

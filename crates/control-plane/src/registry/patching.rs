@@ -1,0 +1,253 @@
+//! Patches, over the version that the client speaks.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use serde_json::Value;
+
+use super::meta::text;
+use super::write::{Target, to_storage};
+use super::{Context, FieldValidation, Patch, PatchKind, Registry};
+use crate::resource::ResourceDef;
+use crate::schema::{Gvk, TypeId, schema};
+use crate::status::ApiError;
+use crate::store::Object;
+use crate::{codec, defaults, patch};
+
+/// A patch whose body is parsed.
+enum Parsed {
+    Json(bytes::Bytes),
+    Merge(Value),
+    Strategic(Value),
+    Apply(Value),
+}
+
+impl Registry {
+    pub(super) async fn patch_object(
+        &self,
+        context: &Context,
+        target: &Target<'_>,
+        patch: &Patch,
+    ) -> Result<Arc<Object>, ApiError> {
+        let def = target.def;
+        let kind = schema()
+            .type_of_gvk(&def.gvk())
+            .ok_or_else(|| ApiError::internal(format!("{} has no schema", def.gvk())))?;
+        let parsed = parse(context, def, kind, patch)?;
+        if let Parsed::Apply(applied) = &parsed {
+            return self
+                .apply(context, target, kind, applied, patch.force)
+                .await;
+        }
+        self.modify_object(context, target, |_, stored| {
+            let live = to_served(def, stored);
+            let mut object = match &parsed {
+                Parsed::Json(body) => patch::json(&live, body)?,
+                Parsed::Merge(body) => patch::merge(&live, body),
+                Parsed::Strategic(body) => patch::strategic(&live, body, kind)?,
+                Parsed::Apply(_) => unreachable!("handled above"),
+            };
+            normalize(context, def, kind, &mut object, &parsed)?;
+            check_identity(target, &live, &object)?;
+            defaults::apply(&def.gvk(), &mut object);
+            to_storage(def, &mut object);
+            Ok(object)
+        })
+        .await
+    }
+
+    async fn apply(
+        &self,
+        context: &Context,
+        target: &Target<'_>,
+        kind: TypeId,
+        applied: &Value,
+        force: bool,
+    ) -> Result<Arc<Object>, ApiError> {
+        let def = target.def;
+        if context.field_manager.is_empty() {
+            return Err(ApiError::invalid(
+                "meta.k8s.io",
+                "PatchOptions",
+                "",
+                &[crate::status::FieldError::required(
+                    "fieldManager",
+                    "is required for apply patch",
+                )],
+            ));
+        }
+        let own = text(applied, "name");
+        if !own.is_empty() && own != target.name {
+            return Err(ApiError::bad_request(format!(
+                "the name of the object ({own}) does not match the name on the URL ({})",
+                target.name
+            )));
+        }
+        let run = |live: Option<&Value>| -> Result<Value, ApiError> {
+            let mut object = patch::apply::apply(
+                live,
+                applied,
+                &context.field_manager,
+                force,
+                target.subresource,
+                kind,
+                Timestamp::now(),
+            )?;
+            codec::coerce(&mut object, kind)?;
+            defaults::apply(&def.gvk(), &mut object);
+            Ok(object)
+        };
+        let context = &context.for_apply();
+        loop {
+            let result = self
+                .modify_object(context, target, |_, stored| {
+                    let mut object = run(Some(&to_served(def, stored)))?;
+                    to_storage(def, &mut object);
+                    Ok(object)
+                })
+                .await;
+            match result {
+                Err(error) if error.is_not_found() && target.subresource.is_empty() => {}
+                other => return other,
+            }
+            if !text(applied, "uid").is_empty() {
+                return Err(ApiError::conflict(
+                    def.group,
+                    def.plural,
+                    target.name,
+                    format!(
+                        "uid mismatch: the provided object specified uid {}, and no existing object was found",
+                        text(applied, "uid")
+                    ),
+                ));
+            }
+            let mut object = run(None)?;
+            object["metadata"]["name"] = target.name.into();
+            let created = self
+                .create_object(context, def, target.namespace, object)
+                .await;
+            match created {
+                // Somebody else created it in between: apply to that.
+                Err(error) if error.reason == "AlreadyExists" => {}
+                other => return other,
+            }
+        }
+    }
+}
+
+fn parse(
+    context: &Context,
+    def: &ResourceDef,
+    kind: TypeId,
+    patch: &Patch,
+) -> Result<Parsed, ApiError> {
+    Ok(match patch.kind {
+        PatchKind::Json => Parsed::Json(patch.body.clone()),
+        PatchKind::Merge => {
+            report(context, codec::find_duplicates(&patch.body))?;
+            Parsed::Merge(patch::parse_merge(&patch.body)?)
+        }
+        PatchKind::Strategic => {
+            report(context, codec::find_duplicates(&patch.body))?;
+            Parsed::Strategic(patch::parse_strategic(&patch.body)?)
+        }
+        PatchKind::Apply => {
+            let applied = codec::yaml_to_json(&patch.body)
+                .map_err(|error| ApiError::bad_request(format!("error decoding YAML: {error}")))?;
+            let gvk = Gvk::from_api_version(
+                applied["apiVersion"].as_str().unwrap_or_default(),
+                applied["kind"].as_str().unwrap_or_default(),
+            );
+            if gvk != def.gvk() {
+                return Err(ApiError::bad_request(format!("invalid object type: {gvk}")));
+            }
+            report(context, codec::check_strict(&applied, kind))?;
+            Parsed::Apply(applied)
+        }
+    })
+}
+
+/// Refuses or warns of what strict validation finds.
+pub(super) fn report(
+    context: &Context,
+    problems: Vec<codec::StrictProblem>,
+) -> Result<(), ApiError> {
+    match context.field_validation {
+        _ if problems.is_empty() => Ok(()),
+        FieldValidation::Ignore => Ok(()),
+        FieldValidation::Warn => {
+            for problem in problems {
+                context.warn(problem.to_string());
+            }
+            Ok(())
+        }
+        FieldValidation::Strict => Err(strict_error(&problems)),
+    }
+}
+
+/// The 400 of strict validation.
+pub fn strict_error(problems: &[codec::StrictProblem]) -> ApiError {
+    let list = problems
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(", ");
+    ApiError::bad_request(format!("strict decoding error: {list}"))
+}
+
+/// Makes the result of a patch an object of its kind again.
+fn normalize(
+    context: &Context,
+    def: &ResourceDef,
+    kind: TypeId,
+    object: &mut Value,
+    parsed: &Parsed,
+) -> Result<(), ApiError> {
+    report(context, codec::check_strict(object, kind))?;
+    let before = object.to_string();
+    codec::coerce(object, kind).map_err(|error| {
+        let shown = match parsed {
+            Parsed::Strategic(body) => patch::go_value(body),
+            _ => before,
+        };
+        patch::undecodable(shown, error.to_string())
+    })?;
+    object["apiVersion"] = def.api_version().into();
+    object["kind"] = def.kind.into();
+    Ok(())
+}
+
+/// A patch may not move an object.
+fn check_identity(target: &Target<'_>, live: &Value, object: &Value) -> Result<(), ApiError> {
+    let name = text(object, "name");
+    if name != target.name {
+        return Err(ApiError::bad_request(format!(
+            "the name of the object ({name}) does not match the name on the URL ({})",
+            target.name
+        )));
+    }
+    let namespace = text(object, "namespace");
+    if namespace != text(live, "namespace") {
+        return Err(ApiError::bad_request(format!(
+            "the namespace of the object ({namespace}) does not match the namespace on the request ({})",
+            target.namespace
+        )));
+    }
+    let version = text(object, "resourceVersion");
+    if !version.is_empty() && version != text(live, "resourceVersion") {
+        return Err(ApiError::stale(
+            target.def.group,
+            target.def.plural,
+            target.name,
+        ));
+    }
+    Ok(())
+}
+
+/// Converts from the stored version.
+fn to_served(def: &ResourceDef, mut object: Value) -> Value {
+    if let Some(conversion) = &def.conversion {
+        (conversion.from_storage)(&mut object);
+    }
+    object
+}

@@ -10,6 +10,7 @@ pub mod patch;
 pub mod quantity;
 pub mod registry;
 pub mod resource;
+pub mod rest;
 pub mod schema;
 pub mod status;
 pub mod store;

@@ -1,6 +1,7 @@
 //! An embedded Kubernetes control plane: store, API server, scheduler, and the controllers that a
 //! small cluster cannot do without. It knows nothing of vk-cmd.
 
+pub mod admission;
 pub mod auth;
 pub mod bootstrap;
 pub mod codec;

@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use super::write::Target;
 use super::{Context, Registry};
+use crate::admission::{self, Request};
 use crate::status::ApiError;
 
 /// What a write does.
@@ -14,6 +15,7 @@ pub(super) enum Operation {
     Delete,
 }
 
+/// Lets admission refuse a write or add to it. A registry without admission takes all.
 pub(super) async fn mutate(
     registry: &Registry,
     context: &Context,
@@ -22,13 +24,38 @@ pub(super) async fn mutate(
     object: &mut Value,
     old: Option<&Value>,
 ) -> Result<(), ApiError> {
-    let _ = (
-        registry,
-        context,
-        target.subresource,
+    let Some(admission) = registry.admission() else {
+        return Ok(());
+    };
+    let Target {
+        def,
+        namespace,
+        name,
+        subresource,
+    } = *target;
+    let operation = match operation {
+        Operation::Create => admission::Operation::Create,
+        Operation::Update => admission::Operation::Update,
+        Operation::Delete => {
+            let old = old.unwrap_or(object);
+            return admission.admit_delete(
+                &context.user,
+                def.group,
+                def.plural,
+                namespace,
+                name,
+                old,
+            );
+        }
+    };
+    let request = Request {
+        user: &context.user,
         operation,
-        object,
-        old,
-    );
-    Ok(())
+        group: def.group,
+        resource: def.plural,
+        subresource,
+        namespace,
+        name,
+    };
+    admission.admit(&request, object, old)
 }

@@ -28,6 +28,7 @@ pub use options::{
 pub use patching::strict_error;
 pub use watch::{WatchItem, WatchKind, WatchStream};
 
+use crate::admission::Admission;
 use crate::resource::ResourceDef;
 use crate::status::ApiError;
 use crate::store::{Object, Store};
@@ -40,12 +41,30 @@ use write::Target;
 #[derive(Debug, Clone)]
 pub struct Registry {
     store: Store,
+    admission: Option<Admission>,
 }
 
 impl Registry {
-    /// A registry over a store.
+    /// A registry over a store that admits everything, as tests of single parts need it.
     pub fn new(store: Store) -> Self {
-        Self { store }
+        Self {
+            store,
+            admission: None,
+        }
+    }
+
+    /// A registry over a store whose writes must pass `admission`.
+    pub fn with_admission(store: Store, admission: Admission) -> Self {
+        Self {
+            store,
+            admission: Some(admission),
+        }
+    }
+
+    /// What writes must pass; also for creates on sub-resources (`pods/eviction`,
+    /// `serviceaccounts/token`), which do not go through the registry's own writes.
+    pub fn admission(&self) -> Option<&Admission> {
+        self.admission.as_ref()
     }
 
     /// The store, for reads and watches that need no selectors.

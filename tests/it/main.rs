@@ -1,8 +1,11 @@
 //! End-to-end tests: the real binary, the real kubectl, real processes.
 
 mod architecture;
+mod bad_input;
+mod crash;
 mod everyday;
 mod examples;
+mod kube_rs;
 mod small_client;
 
 /// The binary under test.

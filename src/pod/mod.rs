@@ -18,6 +18,7 @@ pub mod machine;
 mod manager;
 pub mod mounts;
 pub mod objects;
+pub mod status;
 
 pub use host::Host;
 pub use manager::{ContainerView, PodView, Pods};

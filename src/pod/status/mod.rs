@@ -1,0 +1,200 @@
+//! A pod's status, derived from the machine's state.
+//!
+//! Nothing here is stored: what the API should hold is computed from the state, the
+//! object and what was last derived (for transition times), and written when it differs.
+
+mod container;
+mod patch;
+#[cfg(test)]
+mod tests;
+
+pub use patch::patch;
+
+use jiff::Timestamp;
+use k8s_openapi::{
+    api::core::v1::{HostIP, Pod, PodCondition, PodIP, PodStatus},
+    apimachinery::pkg::apis::meta::v1::Time,
+};
+
+use super::{
+    Host,
+    machine::{Ending, Slot, State, Terminal, Volumes},
+};
+
+/// Condition types that this node writes. All others belong to somebody else.
+pub const OWN_CONDITIONS: [&str; 4] =
+    ["PodReadyToStartContainers", "Initialized", "ContainersReady", "Ready"];
+
+/// Derives the status. `earlier` is the last one (ours, or the API's when the agent
+/// has just started) and gives `startTime` and the transition times.
+pub fn derive(state: &State, pod: &Pod, host: &Host, earlier: &PodStatus, now: Timestamp) -> PodStatus {
+    let address = host.address.to_string();
+    let phase = phase(state);
+    let start_time = earlier.start_time.clone().or_else(|| Some(Time(now)));
+    let images = container::images(pod);
+    let statuses = |init: bool| {
+        let plans = state.plan().containers.iter().zip(state.containers());
+        let mut statuses: Vec<_> = plans
+            .filter(|(plan, _)| plan.init == init)
+            .map(|(plan, it)| container::status(state, plan, it, images.get(&*plan.name)))
+            .collect();
+        statuses.sort_by(|a, b| a.name.cmp(&b.name));
+        (!statuses.is_empty()).then_some(statuses)
+    };
+    let shut_down = phase == "Failed" && state.ending() == Some(&Ending::NodeShutdown);
+    let mut conditions = earlier_conditions(earlier, &["PodScheduled"]);
+    for (type_, truth) in [
+        ("PodReadyToStartContainers", ready_to_start(state)),
+        ("Initialized", initialized(state, phase)),
+        ("ContainersReady", containers_ready(state, phase)),
+        ("Ready", ready(state, pod, phase)),
+    ] {
+        conditions.push(condition(type_, truth, pod.metadata.generation, earlier, now));
+    }
+    PodStatus {
+        phase: Some(phase.to_owned()),
+        reason: shut_down.then(|| "Terminated".to_owned()),
+        message: shut_down
+            .then(|| "Pod was terminated in response to imminent node shutdown.".to_owned()),
+        start_time,
+        host_ip: Some(address.clone()),
+        host_ips: Some(vec![HostIP { ip: address.clone() }]),
+        pod_ip: Some(address.clone()),
+        pod_ips: Some(vec![PodIP { ip: address }]),
+        init_container_statuses: statuses(true),
+        container_statuses: statuses(false),
+        conditions: Some(conditions),
+        observed_generation: pod.metadata.generation,
+        ..PodStatus::default()
+    }
+}
+
+/// The terminal phase a status tells of, if it does.
+pub fn terminal(status: &PodStatus) -> Option<Terminal> {
+    match status.phase.as_deref() {
+        Some("Succeeded") => Some(Terminal::Succeeded),
+        Some("Failed") => Some(Terminal::Failed),
+        _ => None,
+    }
+}
+
+fn phase(state: &State) -> &'static str {
+    match state.terminal() {
+        Some(Terminal::Succeeded) => return "Succeeded",
+        Some(Terminal::Failed) => return "Failed",
+        None => {}
+    }
+    let mains = || {
+        let all = state.plan().containers.iter().zip(state.containers());
+        all.filter(|(plan, _)| !plan.init).map(|(_, container)| container)
+    };
+    // A container that never ran keeps the pod Pending, whatever the others do.
+    let never_ran =
+        mains().any(|it| it.last.is_none() && !matches!(it.slot, Slot::Running { .. }));
+    if never_ran || !state.initialized() { "Pending" } else { "Running" }
+}
+
+struct Truth {
+    is: bool,
+    reason: Option<&'static str>,
+    message: Option<String>,
+}
+
+impl Truth {
+    fn yes(is: bool) -> Self {
+        Self { is, reason: None, message: None }
+    }
+
+    fn no(reason: &'static str, message: Option<String>) -> Self {
+        Self { is: false, reason: Some(reason), message }
+    }
+}
+
+fn ready_to_start(state: &State) -> Truth {
+    let prepared = *state.volumes() == Volumes::Ready || state.active();
+    Truth::yes(prepared && state.terminal().is_none())
+}
+
+fn initialized(state: &State, phase: &str) -> Truth {
+    let has_init = state.plan().containers.iter().any(|plan| plan.init);
+    if !has_init || state.initialized() {
+        let completed = phase == "Succeeded" && has_init;
+        return Truth { reason: completed.then_some("PodCompleted"), ..Truth::yes(true) };
+    }
+    let plans = state.plan().containers.iter().zip(state.containers());
+    let incomplete = plans.filter(|(plan, it)| plan.init && !it.done());
+    let names: Vec<_> = incomplete.map(|(plan, _)| &*plan.name).collect();
+    let message = format!("containers with incomplete status: [{}]", names.join(" "));
+    Truth::no("ContainersNotInitialized", Some(message))
+}
+
+fn containers_ready(state: &State, phase: &str) -> Truth {
+    match phase {
+        "Succeeded" => return Truth::no("PodCompleted", None),
+        "Failed" => return Truth::no("PodFailed", None),
+        _ => {}
+    }
+    let plans = state.plan().containers.iter().zip(state.containers());
+    let unready = plans.filter(|(plan, it)| !plan.init && !matches!(it.slot, Slot::Running { .. }));
+    let mut names: Vec<_> = unready.map(|(plan, _)| &*plan.name).collect();
+    if names.is_empty() {
+        return Truth::yes(true);
+    }
+    names.sort_unstable();
+    let message = format!("containers with unready status: [{}]", names.join(" "));
+    Truth::no("ContainersNotReady", Some(message))
+}
+
+fn ready(state: &State, pod: &Pod, phase: &str) -> Truth {
+    let containers = containers_ready(state, phase);
+    if !containers.is {
+        return containers;
+    }
+    let gates = pod.spec.iter().flat_map(|spec| spec.readiness_gates.iter().flatten());
+    let conditions = || pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    let problems: Vec<_> = gates
+        .filter_map(|gate| {
+            let type_ = &gate.condition_type;
+            match conditions().find(|condition| condition.type_ == *type_) {
+                None => Some(format!("corresponding condition of pod readiness gate {type_:?} does not exist.")),
+                Some(condition) if condition.status != "True" => Some(format!(
+                    "the status of pod readiness gate {type_:?} is not \"True\", but {}",
+                    condition.status
+                )),
+                Some(_) => None,
+            }
+        })
+        .collect();
+    if problems.is_empty() {
+        return Truth::yes(true);
+    }
+    Truth::no("ReadinessGatesNotReady", Some(problems.join(", ")))
+}
+
+fn earlier_conditions(earlier: &PodStatus, types: &[&str]) -> Vec<PodCondition> {
+    let all = earlier.conditions.iter().flatten();
+    all.filter(|it| types.contains(&it.type_.as_str())).cloned().collect()
+}
+
+fn condition(
+    type_: &str,
+    truth: Truth,
+    generation: Option<i64>,
+    earlier: &PodStatus,
+    now: Timestamp,
+) -> PodCondition {
+    let status = if truth.is { "True" } else { "False" };
+    let mut all = earlier.conditions.iter().flatten();
+    let since = all
+        .find(|it| it.type_ == type_ && it.status == status)
+        .and_then(|it| it.last_transition_time.clone());
+    PodCondition {
+        type_: type_.to_owned(),
+        status: status.to_owned(),
+        reason: truth.reason.map(str::to_owned),
+        message: truth.message,
+        last_transition_time: since.or(Some(Time(now))),
+        observed_generation: generation,
+        ..PodCondition::default()
+    }
+}

@@ -7,6 +7,7 @@
 //! | [`status`] | the pod's status from the machine's state, pure |
 //! | [`command`], [`env`], [`fields`] | what a container runs, and with which environment |
 //! | [`objects`] | config maps and secrets, as containers see them |
+//! | [`volumes`] | what is in a volume, and how it gets to the disk |
 //! | [`mounts`] | where a volume appears in a container's directory |
 
 pub mod admission;
@@ -19,6 +20,7 @@ mod manager;
 pub mod mounts;
 pub mod objects;
 pub mod status;
+pub mod volumes;
 
 pub use host::Host;
 pub use manager::{ContainerView, PodView, Pods};

@@ -15,9 +15,14 @@ use crate::pod::machine::{Container, ContainerPlan, Ended, Slot, State};
 /// Image by container name.
 pub(super) fn images(pod: &Pod) -> BTreeMap<&str, &str> {
     let spec = pod.spec.iter();
-    spec.flat_map(|spec| spec.init_containers.iter().flatten().chain(&spec.containers))
-        .map(|it| (it.name.as_str(), it.image.as_deref().unwrap_or_default()))
-        .collect()
+    spec.flat_map(|spec| {
+        spec.init_containers
+            .iter()
+            .flatten()
+            .chain(&spec.containers)
+    })
+    .map(|it| (it.name.as_str(), it.image.as_deref().unwrap_or_default()))
+    .collect()
 }
 
 pub(super) fn status(
@@ -55,10 +60,21 @@ fn states(
     let last = container.last.as_ref().map(terminated);
     match &container.slot {
         Slot::Running { started_at, .. } => {
-            let running = ContainerStateRunning { started_at: Some(Time(*started_at)) };
-            (ContainerState { running: Some(running), ..ContainerState::default() }, last)
+            let running = ContainerStateRunning {
+                started_at: Some(Time(*started_at)),
+            };
+            (
+                ContainerState {
+                    running: Some(running),
+                    ..ContainerState::default()
+                },
+                last,
+            )
         }
-        Slot::Ended { pause: Some((_, pause)), .. } if state.terminal().is_none() => {
+        Slot::Ended {
+            pause: Some((_, pause)),
+            ..
+        } if state.terminal().is_none() => {
             let message = format!(
                 "back-off {} restarting failed container={} pod={}",
                 go_duration(pause.as_secs()),
@@ -67,9 +83,10 @@ fn states(
             );
             (waiting("CrashLoopBackOff", &message), last)
         }
-        Slot::Waiting { problem: Some(problem), .. } if state.terminal().is_none() => {
-            (waiting(problem.reason, &problem.message), last)
-        }
+        Slot::Waiting {
+            problem: Some(problem),
+            ..
+        } if state.terminal().is_none() => (waiting(problem.reason, &problem.message), last),
         // A start that is under way is shown as what it replaces.
         Slot::Ended { .. } | Slot::Starting { .. } | Slot::Waiting { .. } => {
             let before = container.before.as_ref().map(terminated);
@@ -86,16 +103,28 @@ fn never_started(state: &State, plan: &ContainerPlan) -> ContainerState {
         let terminated = ContainerStateTerminated {
             exit_code: 137,
             reason: Some("ContainerStatusUnknown".to_owned()),
-            message: Some("The container could not be located when the pod was terminated".to_owned()),
+            message: Some(
+                "The container could not be located when the pod was terminated".to_owned(),
+            ),
             ..ContainerStateTerminated::default()
         };
-        return ContainerState { terminated: Some(terminated), ..ContainerState::default() };
+        return ContainerState {
+            terminated: Some(terminated),
+            ..ContainerState::default()
+        };
     }
     if let Some(refusal) = &state.plan().refusal {
         return waiting(refusal.reason, &refusal.message);
     }
     let has_init = state.plan().containers.iter().any(|plan| plan.init);
-    waiting(if has_init { "PodInitializing" } else { "ContainerCreating" }, "")
+    waiting(
+        if has_init {
+            "PodInitializing"
+        } else {
+            "ContainerCreating"
+        },
+        "",
+    )
 }
 
 fn waiting(reason: &str, message: &str) -> ContainerState {
@@ -103,7 +132,10 @@ fn waiting(reason: &str, message: &str) -> ContainerState {
         reason: Some(reason.to_owned()),
         message: (!message.is_empty()).then(|| message.to_owned()),
     };
-    ContainerState { waiting: Some(waiting), ..ContainerState::default() }
+    ContainerState {
+        waiting: Some(waiting),
+        ..ContainerState::default()
+    }
 }
 
 fn terminated(end: &Ended) -> ContainerState {
@@ -116,7 +148,10 @@ fn terminated(end: &Ended) -> ContainerState {
         finished_at: Some(Time(end.finished_at)),
         container_id: end.id.as_ref().map(|id| id.to_string()),
     };
-    ContainerState { terminated: Some(terminated), ..ContainerState::default() }
+    ContainerState {
+        terminated: Some(terminated),
+        ..ContainerState::default()
+    }
 }
 
 /// `10s`, `1m20s`, `5m0s`: how Go prints a duration.

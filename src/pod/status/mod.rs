@@ -22,12 +22,23 @@ use super::{
 };
 
 /// Condition types that this node writes. All others belong to somebody else.
-pub const OWN_CONDITIONS: [&str; 4] =
-    ["PodReadyToStartContainers", "Initialized", "ContainersReady", "Ready"];
+pub const OWN_CONDITIONS: [&str; 5] = [
+    "PodScheduled",
+    "PodReadyToStartContainers",
+    "Initialized",
+    "ContainersReady",
+    "Ready",
+];
 
 /// Derives the status. `earlier` is the last one (ours, or the API's when the agent
 /// has just started) and gives `startTime` and the transition times.
-pub fn derive(state: &State, pod: &Pod, host: &Host, earlier: &PodStatus, now: Timestamp) -> PodStatus {
+pub fn derive(
+    state: &State,
+    pod: &Pod,
+    host: &Host,
+    earlier: &PodStatus,
+    now: Timestamp,
+) -> PodStatus {
     let address = host.address.to_string();
     let phase = phase(state);
     let start_time = earlier.start_time.clone().or_else(|| Some(Time(now)));
@@ -42,14 +53,22 @@ pub fn derive(state: &State, pod: &Pod, host: &Host, earlier: &PodStatus, now: T
         (!statuses.is_empty()).then_some(statuses)
     };
     let shut_down = phase == "Failed" && state.ending() == Some(&Ending::NodeShutdown);
-    let mut conditions = earlier_conditions(earlier, &["PodScheduled"]);
+    let mut conditions = Vec::with_capacity(OWN_CONDITIONS.len());
     for (type_, truth) in [
+        // Said by the scheduler where there was one; a pod may name its node itself.
+        ("PodScheduled", Truth::yes(true)),
         ("PodReadyToStartContainers", ready_to_start(state)),
         ("Initialized", initialized(state, phase)),
         ("ContainersReady", containers_ready(state, phase)),
         ("Ready", ready(state, pod, phase)),
     ] {
-        conditions.push(condition(type_, truth, pod.metadata.generation, earlier, now));
+        conditions.push(condition(
+            type_,
+            truth,
+            pod.metadata.generation,
+            earlier,
+            now,
+        ));
     }
     PodStatus {
         phase: Some(phase.to_owned()),
@@ -58,7 +77,9 @@ pub fn derive(state: &State, pod: &Pod, host: &Host, earlier: &PodStatus, now: T
             .then(|| "Pod was terminated in response to imminent node shutdown.".to_owned()),
         start_time,
         host_ip: Some(address.clone()),
-        host_ips: Some(vec![HostIP { ip: address.clone() }]),
+        host_ips: Some(vec![HostIP {
+            ip: address.clone(),
+        }]),
         pod_ip: Some(address.clone()),
         pod_ips: Some(vec![PodIP { ip: address }]),
         init_container_statuses: statuses(true),
@@ -86,12 +107,16 @@ fn phase(state: &State) -> &'static str {
     }
     let mains = || {
         let all = state.plan().containers.iter().zip(state.containers());
-        all.filter(|(plan, _)| !plan.init).map(|(_, container)| container)
+        all.filter(|(plan, _)| !plan.init)
+            .map(|(_, container)| container)
     };
     // A container that never ran keeps the pod Pending, whatever the others do.
-    let never_ran =
-        mains().any(|it| it.last.is_none() && !matches!(it.slot, Slot::Running { .. }));
-    if never_ran || !state.initialized() { "Pending" } else { "Running" }
+    let never_ran = mains().any(|it| it.last.is_none() && !matches!(it.slot, Slot::Running { .. }));
+    if never_ran || !state.initialized() {
+        "Pending"
+    } else {
+        "Running"
+    }
 }
 
 struct Truth {
@@ -102,11 +127,19 @@ struct Truth {
 
 impl Truth {
     fn yes(is: bool) -> Self {
-        Self { is, reason: None, message: None }
+        Self {
+            is,
+            reason: None,
+            message: None,
+        }
     }
 
     fn no(reason: &'static str, message: Option<String>) -> Self {
-        Self { is: false, reason: Some(reason), message }
+        Self {
+            is: false,
+            reason: Some(reason),
+            message,
+        }
     }
 }
 
@@ -119,7 +152,10 @@ fn initialized(state: &State, phase: &str) -> Truth {
     let has_init = state.plan().containers.iter().any(|plan| plan.init);
     if !has_init || state.initialized() {
         let completed = phase == "Succeeded" && has_init;
-        return Truth { reason: completed.then_some("PodCompleted"), ..Truth::yes(true) };
+        return Truth {
+            reason: completed.then_some("PodCompleted"),
+            ..Truth::yes(true)
+        };
     }
     let plans = state.plan().containers.iter().zip(state.containers());
     let incomplete = plans.filter(|(plan, it)| plan.init && !it.done());
@@ -150,13 +186,22 @@ fn ready(state: &State, pod: &Pod, phase: &str) -> Truth {
     if !containers.is {
         return containers;
     }
-    let gates = pod.spec.iter().flat_map(|spec| spec.readiness_gates.iter().flatten());
-    let conditions = || pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    let gates = pod
+        .spec
+        .iter()
+        .flat_map(|spec| spec.readiness_gates.iter().flatten());
+    let conditions = || {
+        pod.status
+            .iter()
+            .flat_map(|status| status.conditions.iter().flatten())
+    };
     let problems: Vec<_> = gates
         .filter_map(|gate| {
             let type_ = &gate.condition_type;
             match conditions().find(|condition| condition.type_ == *type_) {
-                None => Some(format!("corresponding condition of pod readiness gate {type_:?} does not exist.")),
+                None => Some(format!(
+                    "corresponding condition of pod readiness gate {type_:?} does not exist."
+                )),
                 Some(condition) if condition.status != "True" => Some(format!(
                     "the status of pod readiness gate {type_:?} is not \"True\", but {}",
                     condition.status
@@ -169,11 +214,6 @@ fn ready(state: &State, pod: &Pod, phase: &str) -> Truth {
         return Truth::yes(true);
     }
     Truth::no("ReadinessGatesNotReady", Some(problems.join(", ")))
-}
-
-fn earlier_conditions(earlier: &PodStatus, types: &[&str]) -> Vec<PodCondition> {
-    let all = earlier.conditions.iter().flatten();
-    all.filter(|it| types.contains(&it.type_.as_str())).cloned().collect()
 }
 
 fn condition(

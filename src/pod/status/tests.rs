@@ -30,7 +30,13 @@ impl Case {
         let host = Host::for_tests();
         let state = State::new(admit(&pod, host.identity).plan);
         let status = pod.status.clone().unwrap();
-        let mut case = Self { pod, state, host, second: 0, status };
+        let mut case = Self {
+            pod,
+            state,
+            host,
+            second: 0,
+            status,
+        };
         case.step(Event::Tick);
         case
     }
@@ -44,7 +50,10 @@ impl Case {
 
     fn now(&self) -> Now {
         let wall = Timestamp::from_second(1_767_225_600 + self.second).unwrap();
-        Now { wall, mono: Duration::from_secs(3600 + self.second.unsigned_abs()) }
+        Now {
+            wall,
+            mono: Duration::from_secs(3600 + self.second.unsigned_abs()),
+        }
     }
 
     fn step(&mut self, event: Event) -> &PodStatus {
@@ -58,11 +67,20 @@ impl Case {
     fn started(&mut self, container: usize) -> &PodStatus {
         let attempt = self.state.containers()[container].next_attempt;
         let (id, started_at) = (Arc::from("vk-cmd://b-7-9"), self.now().wall);
-        self.step(Event::Started { container, attempt, id, started_at })
+        self.step(Event::Started {
+            container,
+            attempt,
+            id,
+            started_at,
+        })
     }
 
     fn ended(&mut self, container: usize, code: i32, reason: &'static str) -> &PodStatus {
-        let Slot::Running { attempt, started_at, ref id } = self.state.containers()[container].slot
+        let Slot::Running {
+            attempt,
+            started_at,
+            ref id,
+        } = self.state.containers()[container].slot
         else {
             panic!("not running")
         };
@@ -98,11 +116,17 @@ fn from_pending_to_succeeded() {
     let status = case.json();
     assert_eq!(status["phase"], "Pending");
     assert_eq!(status["startTime"], "2026-01-01T00:00:01Z");
-    assert_eq!(status["containerStatuses"][0]["state"]["waiting"], json!({"reason": "ContainerCreating"}));
+    assert_eq!(
+        status["containerStatuses"][0]["state"]["waiting"],
+        json!({"reason": "ContainerCreating"})
+    );
     assert_eq!(status["podIPs"], json!([{"ip": "10.0.0.7"}]));
     assert_eq!(status["observedGeneration"], 3);
     assert_eq!(case.condition("PodScheduled").2, "2026-01-01T00:00:00Z");
-    assert_eq!(case.condition("Ready"), ("False", "ContainersNotReady", "2026-01-01T00:00:01Z".into()));
+    assert_eq!(
+        case.condition("Ready"),
+        ("False", "ContainersNotReady", "2026-01-01T00:00:01Z".into())
+    );
     case.step(Event::VolumesReady);
     assert_eq!(case.condition("PodReadyToStartContainers").0, "True");
     case.started(0);
@@ -111,17 +135,29 @@ fn from_pending_to_succeeded() {
     assert_eq!(status["startTime"], "2026-01-01T00:00:01Z");
     let container = &status["containerStatuses"][0];
     assert_eq!(container["containerID"], "vk-cmd://b-7-9");
-    assert_eq!((&container["ready"], &container["started"]), (&json!(true), &json!(true)));
-    assert_eq!(case.condition("Ready"), ("True", "", "2026-01-01T00:00:03Z".into()));
+    assert_eq!(
+        (&container["ready"], &container["started"]),
+        (&json!(true), &json!(true))
+    );
+    assert_eq!(
+        case.condition("Ready"),
+        ("True", "", "2026-01-01T00:00:03Z".into())
+    );
     case.ended(0, 0, "Completed");
     let status = case.json();
     assert_eq!(status["phase"], "Succeeded");
     let terminated = &status["containerStatuses"][0]["state"]["terminated"];
     assert_eq!(terminated["reason"], "Completed");
     assert_eq!(terminated["exitCode"], 0);
-    assert_eq!(case.condition("Ready"), ("False", "PodCompleted", "2026-01-01T00:00:04Z".into()));
+    assert_eq!(
+        case.condition("Ready"),
+        ("False", "PodCompleted", "2026-01-01T00:00:04Z".into())
+    );
     assert_eq!(case.condition("ContainersReady").1, "PodCompleted");
-    assert_eq!(case.condition("Initialized"), ("True", "", "2026-01-01T00:00:01Z".into()));
+    assert_eq!(
+        case.condition("Initialized"),
+        ("True", "", "2026-01-01T00:00:01Z".into())
+    );
 }
 
 #[test]
@@ -133,26 +169,40 @@ fn statuses_are_sorted_and_the_pod_is_pending_until_all_ran() {
     assert_eq!(status["phase"], "Pending");
     assert_eq!(status["containerStatuses"][0]["name"], "a");
     assert_eq!(status["containerStatuses"][1]["name"], "b");
-    let ready = status["conditions"].as_array().unwrap().iter().find(|it| it["type"] == "Ready");
-    assert_eq!(ready.unwrap()["message"], "containers with unready status: [a]");
+    let ready = status["conditions"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|it| it["type"] == "Ready");
+    assert_eq!(
+        ready.unwrap()["message"],
+        "containers with unready status: [a]"
+    );
     case.started(1);
     assert_eq!(case.json()["phase"], "Running");
 }
 
 #[test]
 fn crash_loop() {
-    let mut case = Case::new(json!({"containers": [{"name": "c", "image": "host", "command": ["x"]}]}));
+    let mut case =
+        Case::new(json!({"containers": [{"name": "c", "image": "host", "command": ["x"]}]}));
     case.step(Event::VolumesReady);
     case.started(0);
     case.ended(0, 2, "Error");
     let status = case.json();
     assert_eq!(status["phase"], "Running");
-    assert_eq!(status["containerStatuses"][0]["state"]["terminated"]["exitCode"], 2);
+    assert_eq!(
+        status["containerStatuses"][0]["state"]["terminated"]["exitCode"],
+        2
+    );
     assert_eq!(status["containerStatuses"][0]["restartCount"], 0);
     case.started(0);
     let status = case.json();
     assert_eq!(status["containerStatuses"][0]["restartCount"], 1);
-    assert_eq!(status["containerStatuses"][0]["lastState"]["terminated"]["exitCode"], 2);
+    assert_eq!(
+        status["containerStatuses"][0]["lastState"]["terminated"]["exitCode"],
+        2
+    );
     case.ended(0, 3, "Error");
     let status = case.json();
     assert_eq!(status["phase"], "Running");
@@ -161,7 +211,10 @@ fn crash_loop() {
         json!({"reason": "CrashLoopBackOff",
                "message": "back-off 10s restarting failed container=c pod=p_ns(u)"})
     );
-    assert_eq!(status["containerStatuses"][0]["lastState"]["terminated"]["exitCode"], 3);
+    assert_eq!(
+        status["containerStatuses"][0]["lastState"]["terminated"]["exitCode"],
+        3
+    );
     assert_eq!(case.condition("Ready").0, "False");
 }
 
@@ -173,7 +226,11 @@ fn problems_are_shown_and_go_away() {
         reason: "CreateContainerConfigError",
         message: "configmap \"x\" not found".into(),
     };
-    case.step(Event::ConfigFailed { container: 0, attempt: 0, problem });
+    case.step(Event::ConfigFailed {
+        container: 0,
+        attempt: 0,
+        problem,
+    });
     let status = case.json();
     assert_eq!(
         status["containerStatuses"][1]["state"]["waiting"],
@@ -191,14 +248,21 @@ fn a_refused_pod_shows_the_reason_in_every_container() {
     for index in 0..2 {
         let waiting = &status["containerStatuses"][index]["state"]["waiting"];
         assert_eq!(waiting["reason"], "CreateContainerConfigError");
-        assert!(waiting["message"].as_str().unwrap().contains("spec.containers[1].livenessProbe"));
+        assert!(
+            waiting["message"]
+                .as_str()
+                .unwrap()
+                .contains("spec.containers[1].livenessProbe")
+        );
     }
 }
 
 #[test]
 fn a_pod_deleted_before_it_ran_is_failed_with_unknown_containers() {
     let mut case = Case::two();
-    case.step(Event::Delete { grace: Duration::from_secs(30) });
+    case.step(Event::Delete {
+        grace: Duration::from_secs(30),
+    });
     let status = case.json();
     assert_eq!(status["phase"], "Failed");
     let terminated = &status["containerStatuses"][0]["state"]["terminated"];
@@ -209,10 +273,13 @@ fn a_pod_deleted_before_it_ran_is_failed_with_unknown_containers() {
 
 #[test]
 fn a_node_that_goes_down_says_so() {
-    let mut case = Case::new(json!({"containers": [{"name": "c", "image": "host", "command": ["x"]}]}));
+    let mut case =
+        Case::new(json!({"containers": [{"name": "c", "image": "host", "command": ["x"]}]}));
     case.step(Event::VolumesReady);
     case.started(0);
-    case.step(Event::Shutdown { grace: Duration::from_secs(5) });
+    case.step(Event::Shutdown {
+        grace: Duration::from_secs(5),
+    });
     case.ended(0, 143, "Error");
     assert_eq!(case.json()["reason"], "Terminated");
     assert_eq!(case.json()["phase"], "Failed");
@@ -228,7 +295,10 @@ fn readiness_gates() {
     assert_eq!(case.condition("Ready").0, "True");
     case.pod.status = None;
     case.step(Event::Tick);
-    assert_eq!((case.condition("Ready").0, case.condition("Ready").1), ("False", "ReadinessGatesNotReady"));
+    assert_eq!(
+        (case.condition("Ready").0, case.condition("Ready").1),
+        ("False", "ReadinessGatesNotReady")
+    );
     assert_eq!(case.condition("ContainersReady").0, "True");
 }
 
@@ -238,7 +308,10 @@ fn init_containers_have_their_own_list() {
         "initContainers": [{"name": "i", "image": "host", "command": ["x"]}],
         "containers": [{"name": "c", "image": "host", "command": ["x"]}]}));
     let status = case.json();
-    assert_eq!(status["containerStatuses"][0]["state"]["waiting"]["reason"], "PodInitializing");
+    assert_eq!(
+        status["containerStatuses"][0]["state"]["waiting"]["reason"],
+        "PodInitializing"
+    );
     assert_eq!(case.condition("Initialized").1, "ContainersNotInitialized");
     case.step(Event::VolumesReady);
     case.started(0);
@@ -265,7 +338,10 @@ fn the_patch_sends_what_is_ours() {
     assert_eq!(types, OWN_CONDITIONS);
     assert!(patch["status"].get("reason").is_none());
     case.pod.status.as_mut().unwrap().reason = Some("Old".into());
-    assert_eq!(super::patch(&case.pod, &case.status)["status"]["reason"], Value::Null);
+    assert_eq!(
+        super::patch(&case.pod, &case.status)["status"]["reason"],
+        Value::Null
+    );
 }
 
 #[test]

@@ -156,6 +156,11 @@ impl Stat {
         })
     }
 
+    /// Whether somebody has stopped the process.
+    pub fn is_stopped(&self) -> bool {
+        self.state == b'T'
+    }
+
     /// Whether the process has ended and only waits to be reaped.
     pub fn is_dead(&self) -> bool {
         matches!(self.state, b'Z' | b'X' | b'x')
@@ -375,7 +380,7 @@ pub(super) fn reap_any() -> nix::Result<Option<(i32, Ended)>> {
     }
 }
 
-/// Ignores every signal that would end or stop a supervisor, and blocks SIGCHLD for a `signalfd`.
+/// Ignores every signal that would end or stop a supervisor, and blocks SIGCHLD and SIGUSR1 for a `signalfd`.
 ///
 /// Batch systems signal all processes of a job at once; the shim has to outlive its container.
 pub(super) fn shield_from_signals() -> nix::Result<SigSet> {
@@ -385,6 +390,7 @@ pub(super) fn shield_from_signals() -> nix::Result<SigSet> {
             Signal::SIGKILL
                 | Signal::SIGSTOP
                 | Signal::SIGCHLD
+                | Signal::SIGUSR1
                 | Signal::SIGCONT
                 // A fault of the program itself must end it.
                 | Signal::SIGSEGV
@@ -402,6 +408,7 @@ pub(super) fn shield_from_signals() -> nix::Result<SigSet> {
     }
     let mut mask = SigSet::empty();
     mask.add(Signal::SIGCHLD);
+    mask.add(Signal::SIGUSR1);
     mask.thread_block()?;
     Ok(mask)
 }

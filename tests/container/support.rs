@@ -113,3 +113,91 @@ pub(crate) async fn line_comes(dir: &ContainerDir, line: &str) {
         text.push_str(&String::from_utf8_lossy(&piece));
     }
 }
+
+/// Shims that wait, stopped by the kernel, before they do anything.
+pub(crate) struct Gate {
+    pub(crate) launcher: Launcher,
+    /// The read end of a FIFO on which they tell their numbers.
+    arrivals: std::fs::File,
+}
+
+/// A shim that waits. Dropping it kills it.
+pub(crate) struct Held(i32);
+
+impl Gate {
+    pub(crate) fn new(bed: &Bed) -> Self {
+        let (fifo, program) = (
+            bed.temp.path().join("arrivals"),
+            bed.temp.path().join("gate"),
+        );
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).expect("a fifo");
+        // Both ends, so that opening does not wait.
+        let arrivals = std::fs::OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(&fifo)
+            .expect("opened");
+        let script = format!(
+            "#!/bin/sh\necho $$ > '{}'\nkill -STOP $$\nexec '{}' \"$@\"\n",
+            fifo.display(),
+            env!("CARGO_BIN_EXE_vk-cmd")
+        );
+        std::fs::write(&program, script).expect("written");
+        std::fs::set_permissions(
+            &program,
+            std::os::unix::fs::PermissionsExt::from_mode(0o755),
+        )
+        .expect("chmod");
+        let launcher =
+            Launcher::new(program, bed.temp.path().join("s")).expect("a directory for sockets");
+        Self { launcher, arrivals }
+    }
+
+    /// Waits for the next shim to stop.
+    pub(crate) async fn wait(&self) -> Held {
+        use std::io::Read;
+        let mut arrivals = self.arrivals.try_clone().expect("duplicated");
+        let read = tokio::task::spawn_blocking(move || {
+            let mut line = Vec::new();
+            let mut byte = [0];
+            while arrivals.read(&mut byte).expect("readable") == 1 && byte != *b"\n" {
+                line.push(byte[0]);
+            }
+            let pid: i32 = String::from_utf8(line)
+                .expect("text")
+                .parse()
+                .expect("a number");
+            let flags =
+                nix::sys::wait::WaitPidFlag::WSTOPPED | nix::sys::wait::WaitPidFlag::WNOWAIT;
+            nix::sys::wait::waitid(
+                nix::sys::wait::Id::Pid(nix::unistd::Pid::from_raw(pid)),
+                flags,
+            )
+            .expect("our child");
+            Held(pid)
+        });
+        in_time(read).await.expect("no panic")
+    }
+}
+
+impl Held {
+    pub(crate) fn pid(&self) -> nix::unistd::Pid {
+        nix::unistd::Pid::from_raw(self.0)
+    }
+
+    pub(crate) fn go_on(mut self) {
+        nix::sys::signal::kill(self.pid(), nix::sys::signal::Signal::SIGCONT)
+            .expect("our stopped child");
+        // Nothing to kill any more.
+        self.0 = 0;
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if self.0 > 0 {
+            // A stopped process dies of SIGKILL as any other; where it is gone, nothing is to do.
+            let _ = nix::sys::signal::kill(self.pid(), nix::sys::signal::Signal::SIGKILL);
+        }
+    }
+}

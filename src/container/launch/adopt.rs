@@ -1,19 +1,21 @@
 //! What became of an attempt.
 
-use std::io;
+use std::{io, path::Path, time::Duration};
 
+use nix::sys::signal::Signal;
 use tokio::{net::UnixStream, task::spawn_blocking};
 
 use super::{
-    AdoptError, Adopted, Cancellation, Handle,
+    AdoptError, Adopted, Cancellation, Handle, create_private_dir,
     handle::{Connection, Origin},
     leftovers,
 };
 use crate::container::{
     claim::{self, Claim, Claimed, Intent, Purpose},
     dir::AttemptDir,
-    process::Here,
-    protocol::{Answer, Message, Request},
+    log::notify::DirWatch,
+    process::{self, Here, PidFd, Stat},
+    protocol::{Answer, Greeting, Message, Request},
     status::{FORMAT_VERSION, Status, StatusFile},
 };
 
@@ -48,19 +50,54 @@ pub(super) async fn read(records: &AttemptDir) -> Result<Option<Found>, AdoptErr
         .map_err(|error| AdoptError::Processes(io::Error::other(error)))?
 }
 
+/// What an attempt turns out to be.
+#[derive(Debug)]
+pub(super) enum Resolved {
+    NeverStarted,
+    Cancelled,
+    /// A terminal state, [`Status::Lost`] among them.
+    Ended(Status),
+    Alive {
+        connection: Connection,
+        container: String,
+        status: Status,
+    },
+}
+
 /// See [`super::Launcher::adopt`].
 pub(super) async fn adopt(records: &AttemptDir) -> Result<Adopted, AdoptError> {
+    Ok(match resolve(records).await? {
+        Resolved::NeverStarted => Adopted::NeverStarted,
+        Resolved::Cancelled => Adopted::Cancelled,
+        Resolved::Ended(status @ Status::Lost { .. }) => Adopted::Lost(status),
+        Resolved::Ended(status) => Adopted::Exited(status),
+        Resolved::Alive {
+            connection,
+            container,
+            status,
+        } => {
+            let origin = Origin {
+                records: records.clone(),
+                container,
+            };
+            Adopted::Running(Handle::new(connection, None, origin, status))
+        }
+    })
+}
+
+/// Finds out what became of an attempt; ends what a dead shim left behind.
+pub(super) async fn resolve(records: &AttemptDir) -> Result<Resolved, AdoptError> {
     let Some(found) = read(records).await? else {
-        return Ok(Adopted::NeverStarted);
+        return Ok(Resolved::NeverStarted);
     };
-    if let Some(ended) = ended(&found) {
-        return Ok(ended);
+    if let Some(status) = ended(&found) {
+        return Ok(Resolved::Ended(status));
     }
     match &found.claimed {
         Claimed::By(Claim {
             purpose: Purpose::Cancel,
             ..
-        }) => return Ok(Adopted::Cancelled),
+        }) => return Ok(Resolved::Cancelled),
         // Claims of this boot are as certain as the kernel's memory. One of an earlier boot may have been forgotten
         // with the power, and what may have started must not start again.
         Claimed::No
@@ -69,69 +106,128 @@ pub(super) async fn adopt(records: &AttemptDir) -> Result<Adopted, AdoptError> {
                 .as_ref()
                 .is_none_or(|intent| intent.here == found.here) =>
         {
-            return Ok(Adopted::NeverStarted);
+            return Ok(Resolved::NeverStarted);
         }
         Claimed::No | Claimed::Torn | Claimed::By(_) => {}
     }
-    if let Some(intent) = &found.intent {
-        match connect(intent).await {
-            Ok(Some((connection, status))) => {
-                let origin = Origin {
-                    records: records.clone(),
-                    container: intent.container.clone(),
-                };
-                return Ok(Adopted::Running(Handle::new(connection, origin, status)));
-            }
-            Ok(None) => {}
-            Err(source) => {
-                return Err(AdoptError::Unreachable {
-                    pid: shim_pid(&found),
-                    socket: intent.socket.clone(),
-                    source,
-                });
-            }
-        }
+    let Some(intent) = &found.intent else {
+        return settle(records, &found).await;
+    };
+    let shim = living_shim(&found)?;
+    if let Some(alive) = connect(intent, shim.as_ref()).await? {
+        return Ok(alive);
+    }
+    if let Some(shim) = shim
+        && let Some(alive) = call_back(intent, &shim).await?
+    {
+        return Ok(alive);
     }
     // The shim may have ended in the ordinary way since its records were read.
     let Some(found) = read(records).await? else {
-        return Ok(Adopted::NeverStarted);
+        return Ok(Resolved::NeverStarted);
     };
-    if let Some(ended) = ended(&found) {
-        return Ok(ended);
-    }
-    if let (Claimed::By(claim), Some(intent)) = (&found.claimed, &found.intent)
-        && found
-            .here
-            .is_alive(&claim.claimant)
-            .map_err(AdoptError::Processes)?
-    {
-        let source = io::Error::new(io::ErrorKind::NotFound, "its socket is gone and it lives");
-        return Err(AdoptError::Unreachable {
-            pid: claim.claimant.pid,
-            socket: intent.socket.clone(),
-            source,
-        });
-    }
-    leftovers::settle(records, &found).await.map(Adopted::Lost)
-}
-
-fn ended(found: &Found) -> Option<Adopted> {
-    match found.status.as_ref().map(|file| &file.status) {
-        Some(status @ Status::Lost { .. }) => Some(Adopted::Lost(status.clone())),
-        Some(status) if status.is_terminal() => Some(Adopted::Exited(status.clone())),
-        _ => None,
+    match ended(&found) {
+        Some(status) => Ok(Resolved::Ended(status)),
+        None => settle(records, &found).await,
     }
 }
 
-fn shim_pid(found: &Found) -> i32 {
-    match &found.claimed {
-        Claimed::By(claim) => claim.claimant.pid,
-        Claimed::No | Claimed::Torn => 0,
+async fn settle(records: &AttemptDir, found: &Found) -> Result<Resolved, AdoptError> {
+    leftovers::settle(records, found).await.map(Resolved::Ended)
+}
+
+/// The shim that claimed, where it lives.
+fn living_shim(found: &Found) -> Result<Option<Stat>, AdoptError> {
+    let Claimed::By(Claim { claimant, .. }) = &found.claimed else {
+        return Ok(None);
+    };
+    if !found.here.holds(claimant) {
+        return Ok(None);
+    }
+    let stat = Stat::read(claimant.pid).map_err(AdoptError::Processes)?;
+    Ok(stat.filter(|stat| stat.start_time == claimant.start_time && !stat.is_dead()))
+}
+
+/// Reaches a shim whose socket is gone (directories in `/tmp` and of login sessions get cleaned): SIGUSR1 makes it
+/// listen again. `None` when it has ended meanwhile.
+async fn call_back(intent: &Intent, shim: &Stat) -> Result<Option<Resolved>, AdoptError> {
+    let unreachable = |source| AdoptError::Unreachable {
+        pid: shim.pid,
+        socket: intent.socket.clone(),
+        source,
+    };
+    let dir = intent.socket.parent().unwrap_or(Path::new("/"));
+    create_private_dir(dir)?;
+    // Both before the signal, so that neither answer is missed.
+    let watch = DirWatch::new(dir).map_err(unreachable)?;
+    let Some(process) = PidFd::open(shim.pid).map_err(unreachable)? else {
+        return Ok(None);
+    };
+    let called = process::signal_seen(shim, Signal::SIGUSR1).map_err(unreachable)?;
+    if !called {
+        return Ok(None);
+    }
+    let mut gone = std::pin::pin!(process.ended());
+    let answer = async {
+        loop {
+            tokio::select! {
+                // Cancel-safe: both remember what happened.
+                () = watch.changed() => match connect(intent, None).await {
+                    Ok(None) => {}
+                    other => return other,
+                },
+                _ = &mut gone => return Ok(None),
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, answer)
+        .await
+        .unwrap_or_else(|_| {
+            Err(unreachable(io::Error::new(
+                io::ErrorKind::TimedOut,
+                "no answer",
+            )))
+        })
+}
+
+/// How long a shim that lives may take to answer; it does little else.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+fn ended(found: &Found) -> Option<Status> {
+    found
+        .status
+        .as_ref()
+        .map(|file| &file.status)
+        .filter(|status| status.is_terminal())
+        .cloned()
+}
+
+/// Connects to a shim; `None` when nobody listens.
+async fn connect(intent: &Intent, shim: Option<&Stat>) -> Result<Option<Resolved>, AdoptError> {
+    if let Some(stat) = shim {
+        // One that somebody has stopped would never answer; to any other this is nothing.
+        process::signal_seen(stat, Signal::SIGCONT).map_err(AdoptError::Processes)?;
+    }
+    let greeted = tokio::time::timeout(PATIENCE, greet(intent)).await;
+    match greeted.unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, "no answer"))) {
+        Ok(Some((connection, greeting))) => Ok(Some(Resolved::Alive {
+            connection,
+            container: greeting.container,
+            status: greeting.status,
+        })),
+        Ok(None) => Ok(None),
+        Err(source) => {
+            let pid = shim.map_or(0, |stat| stat.pid);
+            Err(AdoptError::Unreachable {
+                pid,
+                socket: intent.socket.clone(),
+                source,
+            })
+        }
     }
 }
 
-/// Connects to a shim; `None` when it is dead.
-async fn connect(intent: &Intent) -> io::Result<Option<(Connection, Status)>> {
+async fn greet(intent: &Intent) -> io::Result<Option<(Connection, Greeting)>> {
     let stream = match UnixStream::connect(&intent.socket).await {
         Ok(stream) => stream,
         Err(error)
@@ -144,14 +240,13 @@ async fn connect(intent: &Intent) -> io::Result<Option<(Connection, Status)>> {
         }
         Err(error) => return Err(error),
     };
-    let own = nix::unistd::geteuid().as_raw();
-    if stream.peer_cred()?.uid() != own {
+    if stream.peer_cred()?.uid() != nix::unistd::geteuid().as_raw() {
         return Err(io::Error::new(
             io::ErrorKind::PermissionDenied,
             "the peer is another user's process",
         ));
     }
-    let mut connection = Connection::new(stream, None);
+    let mut connection = Connection::new(stream);
     let greeting = async {
         connection.send(&Request::Subscribe, 0).await?;
         loop {
@@ -172,7 +267,7 @@ async fn connect(intent: &Intent) -> io::Result<Option<(Connection, Status)>> {
     };
     match greeting.await {
         Ok(Some(greeting)) if greeting.container == intent.container => {
-            Ok(Some((connection, greeting.status)))
+            Ok(Some((connection, greeting)))
         }
         Ok(Some(_)) => Err(io::Error::other("another container answers")),
         // It ended while we talked.

@@ -79,7 +79,8 @@ pub async fn start(
             reason, message, ..
         }) => Err(StartError::Failed { reason, message }),
         Answer::Status(status) => Ok(Handle::new(
-            Connection::new(stream, Some(child)),
+            Connection::new(stream),
+            Some(child),
             Origin {
                 records,
                 container: intent.container,

@@ -6,6 +6,7 @@
 use std::{collections::HashMap, io, sync::Arc, time::Duration};
 
 use bytes::BytesMut;
+use jiff::Timestamp;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::UnixStream,
@@ -14,12 +15,18 @@ use tokio::{
     task::AbortHandle,
 };
 
-use super::{ControlError, leftovers};
+use super::{
+    ControlError,
+    adopt::{self, Resolved},
+};
 use crate::container::{
     dir::AttemptDir,
     protocol::{self, Answer, Frames, Message, RefusalCode, Request},
     status::Status,
 };
+
+/// Pause after a failed look at the records.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// A container whose shim lives, or lived when this was made. Dropping it does nothing to the container.
 #[derive(Clone, Debug)]
@@ -40,8 +47,6 @@ pub(super) struct Origin {
 #[derive(Debug)]
 pub(super) struct Connection {
     stream: UnixStream,
-    /// Where the shim is our child: it is reaped when the connection has ended.
-    child: Option<Child>,
     frames: Frames,
     buffer: BytesMut,
 }
@@ -62,10 +67,9 @@ impl Drop for AbortOnDrop {
 }
 
 impl Connection {
-    pub(super) fn new(stream: UnixStream, child: Option<Child>) -> Self {
+    pub(super) fn new(stream: UnixStream) -> Self {
         Self {
             stream,
-            child,
             frames: Frames::default(),
             buffer: BytesMut::new(),
         }
@@ -91,10 +95,15 @@ impl Connection {
 }
 
 impl Handle {
-    pub(super) fn new(connection: Connection, origin: Origin, status: Status) -> Self {
+    pub(super) fn new(
+        connection: Connection,
+        child: Option<Child>,
+        origin: Origin,
+        status: Status,
+    ) -> Self {
         let (calls, asked) = mpsc::channel(8);
         let (publish, status) = watch::channel(status);
-        let task = tokio::spawn(drive(connection, origin, asked, publish));
+        let task = tokio::spawn(drive(connection, child, origin, asked, publish));
         Self {
             calls,
             status,
@@ -115,8 +124,13 @@ impl Handle {
     /// Waits for the end: [`Status::Exited`] or [`Status::Lost`]. Event-driven; cancel-safe; may be called again.
     pub async fn wait(&self) -> Status {
         let mut status = self.status.clone();
-        match status.wait_for(Status::is_terminal).await {
-            Ok(status) => status.clone(),
+        // Cloned at once: the guard must not live across an await.
+        let ended = status
+            .wait_for(Status::is_terminal)
+            .await
+            .map(|status| status.clone());
+        match ended {
+            Ok(status) => status,
             // The runtime is going down and nobody will ever know here; the next agent adopts.
             Err(_) => std::future::pending().await,
         }
@@ -164,13 +178,72 @@ impl Handle {
     }
 }
 
-/// Serves a connection until it ends, then makes sure that the last state is a terminal one.
+/// Serves a shim until it ends, over as many connections as that takes, tells its end and, where the shim is our
+/// child, reaps it.
 async fn drive(
     mut connection: Connection,
+    child: Option<Child>,
     origin: Origin,
     mut asked: mpsc::Receiver<Ask>,
     publish: watch::Sender<Status>,
 ) {
+    loop {
+        serve(connection, &origin, &mut asked, &publish).await;
+        if publish.borrow().is_terminal() {
+            break;
+        }
+        // No last word: the shim died, or it only turned us away.
+        match resolve_for_sure(&origin.records).await {
+            Resolved::Alive {
+                connection: next,
+                status,
+                ..
+            } => {
+                publish.send_replace(status);
+                connection = next;
+            }
+            Resolved::Ended(status) => {
+                publish.send_replace(status);
+                break;
+            }
+            Resolved::NeverStarted | Resolved::Cancelled => {
+                publish.send_replace(Status::Lost {
+                    started_at: None,
+                    finished_at: Timestamp::now(),
+                    message: "the records of the container were removed".to_owned(),
+                });
+                break;
+            }
+        }
+    }
+    drop(asked);
+    if let Some(mut child) = child {
+        // How the shim ended says less than what it has written. Where the handle goes first, the runtime reaps it.
+        let _ = child.wait().await;
+    }
+}
+
+/// A living container must not be called lost because this agent is short of descriptors, so this is tried again.
+async fn resolve_for_sure(records: &AttemptDir) -> Resolved {
+    loop {
+        match adopt::resolve(records).await {
+            Ok(resolved) => return resolved,
+            Err(error) => {
+                tracing::warn!(%error, records = %records.path().display(), "a container cannot be looked after");
+                tokio::time::sleep(RETRY).await;
+            }
+        }
+    }
+}
+
+/// Serves one connection until it ends.
+async fn serve(
+    mut connection: Connection,
+    origin: &Origin,
+    asked: &mut mpsc::Receiver<Ask>,
+    publish: &watch::Sender<Status>,
+) {
+    // Calls that wait for an answer; they end with this function.
     let mut waiting: HashMap<u64, oneshot::Sender<Answer>> = HashMap::new();
     let mut next_id = 1;
     loop {
@@ -201,15 +274,5 @@ async fn drive(
                 next_id += 1;
             }
         }
-    }
-    drop(waiting);
-    let Connection { stream, child, .. } = connection;
-    drop(stream);
-    if let Some(mut child) = child {
-        // Only to reap it; how the shim ended says less than what it has written.
-        let _ = child.wait().await;
-    }
-    if !publish.borrow().is_terminal() {
-        publish.send_replace(leftovers::settle_for_sure(&origin.records).await);
     }
 }

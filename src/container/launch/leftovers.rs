@@ -9,10 +9,7 @@ use jiff::Timestamp;
 use nix::sys::signal::Signal;
 use tokio::task::spawn_blocking;
 
-use super::{
-    AdoptError,
-    adopt::{Found, read},
-};
+use super::{AdoptError, adopt::Found};
 use crate::container::{
     claim::{self, Claimed},
     dir::AttemptDir,
@@ -61,31 +58,6 @@ pub(super) async fn settle(records: &AttemptDir, found: &Found) -> Result<Status
         .await
         .map_err(|error| AdoptError::Processes(io::Error::other(error)))??;
     Ok(status)
-}
-
-/// [`settle`] for a shim whose connection has ended: whatever fails, its last state is a terminal one.
-pub(super) async fn settle_for_sure(records: &AttemptDir) -> Status {
-    let settled = async {
-        match read(records).await? {
-            Some(Found {
-                status: Some(file), ..
-            }) if file.status.is_terminal() => Ok(file.status),
-            Some(found) => settle(records, &found).await,
-            None => Ok(lost("the records of the container were removed")),
-        }
-    };
-    settled.await.unwrap_or_else(|error: AdoptError| {
-        tracing::warn!(%error, records = %records.path().display(), "a dead supervisor could not be cleaned up after");
-        lost("the supervisor of the container died; its exit code is unknown")
-    })
-}
-
-fn lost(message: &str) -> Status {
-    Status::Lost {
-        started_at: None,
-        finished_at: Timestamp::now(),
-        message: message.to_owned(),
-    }
 }
 
 fn claimant(found: &Found) -> Option<&ProcessId> {

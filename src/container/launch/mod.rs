@@ -171,19 +171,7 @@ impl Launcher {
                 nix::errno::Errno::ENAMETOOLONG,
             ));
         }
-        let mut builder = std::fs::DirBuilder::new();
-        std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-        builder
-            .recursive(true)
-            .create(&sockets)
-            .map_err(|source| DirError::Io {
-                op: "create directory",
-                path: sockets.clone(),
-                source,
-            })?;
-        let dir = Dir::open_trusted(&sockets)?
-            .ok_or_else(|| DirError::io("open directory", &sockets, nix::errno::Errno::ENOENT))?;
-        check_private(&dir)?;
+        create_private_dir(&sockets)?;
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         Ok(Self {
             shim,
@@ -246,4 +234,21 @@ pub fn default_socket_dir() -> PathBuf {
 fn is_ours(dir: &Path, uid: u32) -> bool {
     use std::os::unix::fs::MetadataExt;
     dir.is_absolute() && std::fs::metadata(dir).is_ok_and(|meta| meta.is_dir() && meta.uid() == uid)
+}
+
+/// Creates a directory, `0700`, or makes sure that it is ours.
+fn create_private_dir(path: &Path) -> Result<(), DirError> {
+    let mut builder = std::fs::DirBuilder::new();
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder
+        .recursive(true)
+        .create(path)
+        .map_err(|source| DirError::Io {
+            op: "create directory",
+            path: path.to_owned(),
+            source,
+        })?;
+    let dir = Dir::open_trusted(path)?
+        .ok_or_else(|| DirError::io("open directory", path, nix::errno::Errno::ENOENT))?;
+    check_private(&dir)
 }

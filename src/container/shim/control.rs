@@ -85,6 +85,16 @@ impl Control {
         }
     }
 
+    /// Makes the socket anew where somebody has removed it; the agent asks for it by SIGUSR1.
+    pub(super) fn listen_again(&mut self, path: &Path) {
+        // Where it fails the agent tells that it cannot reach us.
+        if !path.exists()
+            && let Ok(listener) = bind(path)
+        {
+            self.listener = listener;
+        }
+    }
+
     /// Descriptors to wait for, in an order that [`Control::ready`] knows.
     pub(super) fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         std::iter::once(self.listener.as_fd())

@@ -110,7 +110,7 @@ struct Context {
     records: Dir,
     /// Working directory of the container.
     workdir: Dir,
-    /// SIGCHLD.
+    /// SIGCHLD, and SIGUSR1 to listen again.
     signals: SignalFd,
 }
 

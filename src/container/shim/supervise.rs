@@ -174,7 +174,7 @@ impl<'a> Supervisor<'a> {
     fn turn(&mut self, ready: &[bool]) {
         let mut ready = ready.iter().copied();
         let mut next = || ready.next().unwrap_or(false);
-        let child_news = next();
+        let signalled = next();
         // Output first: what a process wrote before it ended stands before its end.
         for source in [&mut self.stdout, &mut self.stderr] {
             if source.pipe.is_some() && next() {
@@ -182,8 +182,12 @@ impl<'a> Supervisor<'a> {
             }
         }
         let clients: Vec<bool> = ready.collect();
-        if child_news {
-            while let Ok(Some(_)) = self.context.signals.read_signal() {}
+        if signalled {
+            while let Ok(Some(signal)) = self.context.signals.read_signal() {
+                if signal.ssi_signo == Signal::SIGUSR1 as u32 {
+                    self.control.listen_again(&self.context.arguments.socket);
+                }
+            }
             self.reap();
         }
         for asked in self.control.ready(&clients) {

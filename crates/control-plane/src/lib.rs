@@ -12,6 +12,7 @@ pub mod quantity;
 pub mod registry;
 pub mod resource;
 pub mod rest;
+pub mod scheduler;
 pub mod schema;
 pub mod status;
 pub mod store;

@@ -4,6 +4,7 @@
 //! REST handlers, controllers and the scheduler all work through a [`Registry`]; only it writes.
 
 mod admit;
+mod binding;
 mod context;
 mod delete;
 mod list;

@@ -16,7 +16,7 @@ use crate::store::{Attributes, CommitError, Draft, Expected, Object};
 use crate::{defaults, validation};
 
 /// How often a write that meets others is tried again.
-const UPDATE_ATTEMPTS: usize = 5;
+pub(super) const UPDATE_ATTEMPTS: usize = 5;
 /// How many generated names are tried.
 const NAME_ATTEMPTS: usize = 8;
 

@@ -5,6 +5,7 @@ pub mod admission;
 pub mod auth;
 pub mod bootstrap;
 pub mod codec;
+pub mod controllers;
 pub mod defaults;
 pub mod openapi;
 pub mod patch;

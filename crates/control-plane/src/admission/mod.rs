@@ -125,7 +125,7 @@ impl Admission {
         }
         node_restriction::admit(lookup, request, object, old)?;
         if is_pod {
-            pods::set_priority(lookup, request, object)?;
+            pods::set_priority(lookup, request, object, old)?;
             pods::add_default_tolerations(object);
             if creates {
                 pods::check_runtime_class(lookup, request, object)?;

@@ -45,12 +45,24 @@ pub(super) fn add_default_tolerations(pod: &mut Value) {
     }
 }
 
-/// Resolves the priority class of a pod.
+/// Resolves the priority class of a new pod; a pod that is there keeps what it has.
 pub(super) fn set_priority(
     lookup: &dyn Lookup,
     request: &Request<'_>,
     pod: &mut Value,
+    old: Option<&Value>,
 ) -> Result<(), ApiError> {
+    if let Some(old) = old {
+        for field in ["priority", "preemptionPolicy"] {
+            if let Some(value) = old.get("spec").and_then(|spec| spec.get(field))
+                && let Some(spec) = pod.get_mut("spec").and_then(Value::as_object_mut)
+                && spec.get(field).is_none_or(Value::is_null)
+            {
+                spec.insert(field.to_owned(), value.clone());
+            }
+        }
+        return Ok(());
+    }
     let wanted = text(pod, "/spec/priorityClassName");
     let class = if wanted.is_empty() {
         lookup
@@ -228,7 +240,7 @@ mod tests {
         let request = create(&user, "pods", "p");
         let ask = |objects: &Objects, spec: Value| {
             let mut pod = json!({"spec": spec});
-            set_priority(objects, &request, &mut pod)
+            set_priority(objects, &request, &mut pod, None)
                 .map(|()| pod["spec"].clone())
                 .map_err(|error| error.message)
         };
@@ -253,6 +265,10 @@ mod tests {
             "pods \"p\" is forbidden: the integer value of priority (7) must not be provided in \
              pod spec; priority admission controller computed 5 from the given PriorityClass name"
         );
+        let old = json!({"spec": {"priorityClassName": "gone", "priority": 3}});
+        let mut new = json!({"spec": {"priorityClassName": "gone"}});
+        set_priority(&objects, &request, &mut new, Some(&old)).unwrap();
+        assert_eq!(new, old);
         let second = json!({"metadata": {"name": "x"}, "globalDefault": true});
         assert!(check_priority_class(&objects, &create(&user, "priorityclasses", "x"), &second).is_err());
     }

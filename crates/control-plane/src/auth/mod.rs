@@ -207,3 +207,6 @@ pub fn forbidden(attributes: &Attributes<'_>, reason: &str) -> ApiError {
         ApiError::forbidden(attributes.group, attributes.resource, attributes.name, why)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,7 +4,7 @@ CARGO ?= cargo
 BIN := target/fast/vk-cmd
 STATE ?= target/quickstart
 
-.PHONY: help quickstart build test check fmt lint deny doc release bench clean tools
+.PHONY: help quickstart build test fmt lint deny doc release bench clean tools
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -19,11 +19,9 @@ build: tools ## build the program, optimised, quick to build
 quickstart: build ## run a control plane, a node and a pod; print the pod's output
 	$(BIN) up --state-dir $(STATE) --apply examples/quickstart.yaml --wait --logs
 
-test: fmt lint doc ## all tests
+test: fmt lint deny doc ## all tests
 	$(CARGO) build --locked --profile fast --bin vk-cmd
 	$(CARGO) test --locked --workspace
-
-check: fmt lint deny doc ## what needs no run of the program
 
 fmt: tools
 	$(CARGO) fmt --all --check
@@ -32,11 +30,14 @@ lint: tools
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 
 deny: tools ## licences, bans and sources of dependencies
-	@command -v cargo-deny >/dev/null || { echo "SKIPPED deny: cargo-deny is missing (cargo install --locked cargo-deny)"; exit 0; } && \
-	if command -v cargo-deny >/dev/null; then $(CARGO) deny --offline --locked check licenses bans sources; fi
+	@if command -v cargo-deny >/dev/null; then $(CARGO) deny --locked check licenses bans sources; \
+	else echo "SKIPPED deny: cargo-deny is missing (cargo install --locked cargo-deny)"; fi
 
 doc: tools
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps --document-private-items
+
+bench: tools ## measure; the rows of docs/performance.md
+	$(CARGO) bench --locked --bench pods
 
 release: tools ## the static binary: target/x86_64-unknown-linux-musl/release/vk-cmd
 	$(CARGO) build --locked --release --target x86_64-unknown-linux-musl --bin vk-cmd

@@ -166,8 +166,8 @@ pub struct Field {
     pub default: Option<&'static str>,
     /// Came after the served version.
     pub newer: bool,
-    /// The Go name of the embedded struct that declares it; empty where the struct itself does.
-    pub embedded: &'static str,
+    /// An embedded struct declares it.
+    pub(crate) embedded: bool,
 }
 
 /// What a struct declares, as protobuf sees it.

@@ -213,7 +213,7 @@ pub(super) fn layout(schema: &'static Schema, entry: &'static Type) -> Layout {
             };
             let inner = schema.get(embedded);
             fields.extend(inner.layout().fields.iter().map(|field| Field {
-                embedded: inner.name,
+                embedded: true,
                 newer: field.newer || newer,
                 ..field.clone()
             }));
@@ -235,7 +235,7 @@ pub(super) fn layout(schema: &'static Schema, entry: &'static Type) -> Layout {
             patch_merge_key: None,
             default: None,
             newer,
-            embedded: "",
+            embedded: false,
         };
         for flag in words {
             match flag.split_once('=').unwrap_or((flag, "")) {
@@ -259,7 +259,7 @@ pub(super) fn layout(schema: &'static Schema, entry: &'static Type) -> Layout {
     }
     fields.sort_by(|a, b| (a.newer, a.json).cmp(&(b.newer, b.json)));
     for (at, field) in fields.iter().enumerate() {
-        if field.number != 0 && field.embedded.is_empty() {
+        if field.number != 0 && !field.embedded {
             let at = u16::try_from(at).expect("fewer than 65536 fields");
             declared.push((field.number, Declared::Field(at)));
         }

@@ -1,7 +1,7 @@
 //! At most one start per attempt.
 //!
-//! The agent records the intent, then one shim takes the claim: a file that is created with `O_EXCL`, so that the file
-//! system decides between a late shim, a second agent and a cancellation. An attempt without a claim has started
+//! The agent records the intent, then one shim takes the claim: a file that comes to be whole and once only, so
+//! that the file system decides between a late shim, a second agent and a cancellation. An attempt without a claim has started
 //! nothing; an attempt with one has started at most once.
 
 use std::{
@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{
     dir::DirError,
-    files::{Dir, Durability},
+    files::{Dir, Durability, Linked, temporary_name},
     process::{Here, ProcessId},
     status::{FORMAT_VERSION, StatusFile},
 };
@@ -50,12 +50,19 @@ pub struct Intent {
     pub attempt: u32,
     /// Epoch of the agent; a shim that comes with another one must not start.
     pub epoch: u64,
-    /// Random identity of this start, also in the environment of its processes.
-    pub container: String,
-    /// Control socket of the shim.
-    pub socket: PathBuf,
+    /// The start that is meant.
+    pub start: Start,
     /// Where it was meant to start.
     pub here: Here,
+}
+
+/// One try to start an attempt; two agents may try at once, and one of them gets the claim.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Start {
+    /// Random identity, also in the environment of its processes.
+    pub container: String,
+    /// Control socket of its shim.
+    pub socket: PathBuf,
 }
 
 /// Who took an attempt.
@@ -72,11 +79,11 @@ pub struct Claim {
 }
 
 /// What an attempt was claimed for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Purpose {
     /// To start the command.
-    Start,
+    Start(Start),
     /// To make sure that nothing starts.
     Cancel,
 }
@@ -88,7 +95,7 @@ pub enum Claimed {
     No,
     /// Whole.
     By(Claim),
-    /// The claimant died between creating and filling the file; it had started nothing.
+    /// Where the file system has no links, the claimant died between creating and filling the file.
     Torn,
 }
 
@@ -131,17 +138,30 @@ pub fn read_intent(dir: &Dir) -> Result<Option<Intent>, RecordError> {
 }
 
 /// Takes the claim. `None` where it is taken already. The file comes back to be synchronised at leisure.
+///
+/// A link to a finished file: as exclusive as `O_EXCL`, on network file systems too, and never half-written.
 pub fn take(dir: &Dir, claim: &Claim) -> Result<Option<std::fs::File>, DirError> {
-    let Some(mut file) = dir.create_new(CLAIM)? else {
-        return Ok(None);
-    };
-    file.write_all(&encode(claim))
-        .map_err(|source| DirError::Io {
+    let bytes = encode(claim);
+    let write = |mut file: std::fs::File, name: &str| {
+        file.write_all(&bytes).map_err(|source| DirError::Io {
             op: "write",
-            path: dir.path().join(CLAIM),
+            path: dir.path().join(name),
             source,
         })?;
-    Ok(Some(file))
+        Ok(file)
+    };
+    let temporary = temporary_name(CLAIM);
+    let file = write(dir.create_fresh(&temporary)?, &temporary)?;
+    let linked = dir.link_new(&temporary, CLAIM);
+    dir.remove_file(&temporary)?;
+    match linked? {
+        Linked::Yes => Ok(Some(file)),
+        Linked::Taken => Ok(None),
+        Linked::Unsupported => match dir.create_new(CLAIM)? {
+            Some(file) => write(file, CLAIM).map(Some),
+            None => Ok(None),
+        },
+    }
 }
 
 /// Reads the claim.
@@ -215,6 +235,13 @@ mod tests {
     use super::*;
     use std::sync::{Arc, Barrier};
 
+    fn start() -> Purpose {
+        Purpose::Start(Start {
+            container: "id".into(),
+            socket: "/s".into(),
+        })
+    }
+
     fn claim(purpose: Purpose) -> Claim {
         let claimant = Here::current()
             .and_then(|here| here.own_process())
@@ -242,7 +269,7 @@ mod tests {
                     let path = temp.path();
                     scope.spawn(move || {
                         let dir = open(path);
-                        let claim = claim(Purpose::Start);
+                        let claim = claim(start());
                         barrier.wait();
                         usize::from(take(&dir, &claim).expect("no failure").is_some())
                     })
@@ -256,7 +283,7 @@ mod tests {
         assert_eq!(winners, 1);
         assert_eq!(
             read(&open(temp.path())).expect("readable"),
-            Claimed::By(claim(Purpose::Start))
+            Claimed::By(claim(start()))
         );
     }
 

@@ -12,6 +12,8 @@ use std::{
         unix::ffi::OsStrExt,
     },
     path::{Path, PathBuf},
+    sync::atomic::{AtomicU32, Ordering},
+    time::SystemTime,
 };
 
 use nix::{
@@ -37,6 +39,17 @@ pub enum Durability {
     Processes,
     /// On the medium before the call returns.
     Power,
+}
+
+/// Outcome of [`Dir::link_new`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Linked {
+    /// The name is ours.
+    Yes,
+    /// Something of that name stands.
+    Taken,
+    /// The file system has no links.
+    Unsupported,
 }
 
 /// An open directory.
@@ -208,6 +221,20 @@ impl Dir {
         }
     }
 
+    /// Gives a file a second name that was not there.
+    pub fn link_new(&self, from: &str, to: &str) -> Result<Linked, DirError> {
+        check_name(from)?;
+        check_name(to)?;
+        match nix::unistd::linkat(&self.fd, from, &self.fd, to, AtFlags::empty()) {
+            Ok(()) => Ok(Linked::Yes),
+            Err(Errno::EEXIST) => Ok(Linked::Taken),
+            Err(Errno::EPERM | Errno::EOPNOTSUPP | Errno::ENOSYS | Errno::EMLINK) => {
+                Ok(Linked::Unsupported)
+            }
+            Err(errno) => Err(DirError::io("link to", &self.path.join(to), errno)),
+        }
+    }
+
     /// Renames within the directory.
     pub fn rename(&self, from: &str, to: &str) -> Result<(), DirError> {
         check_name(from)?;
@@ -223,8 +250,7 @@ impl Dir {
         bytes: &[u8],
         durability: Durability,
     ) -> Result<(), DirError> {
-        // The writer's pid keeps two writers apart.
-        let temporary = format!(".{name}.{}", std::process::id());
+        let temporary = temporary_name(name);
         let error = |source| DirError::Io {
             op: "write",
             path: self.path.join(name),
@@ -383,6 +409,16 @@ impl Dir {
 struct Level {
     dir: Dir,
     names: Vec<OsString>,
+}
+
+/// A name that no other writer uses, of this process, host or another one that shares the directory.
+pub(super) fn temporary_name(name: &str) -> String {
+    static COUNTER: AtomicU32 = AtomicU32::new(0);
+    let count = COUNTER.fetch_add(1, Ordering::Relaxed);
+    let now = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
+    format!(".{name}.{}.{count}.{}", std::process::id(), now.as_nanos())
 }
 
 fn is_dot(name: &CStr) -> bool {

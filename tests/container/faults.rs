@@ -32,7 +32,7 @@ pub(crate) fn marked(dir: &ContainerDir, attempt: u32) -> Vec<Stat> {
     let Some(intent) = record(dir, attempt, "intent.json") else {
         return Vec::new();
     };
-    let container = intent["container"]
+    let container = intent["start"]["container"]
         .as_str()
         .expect("an identity")
         .to_owned();
@@ -364,7 +364,7 @@ async fn a_shim_whose_socket_was_swept_away_is_adopted_all_the_same() {
         .expect("started");
     line_comes(&dir, "up").await;
     drop(first);
-    let socket = record(&dir, 0, "intent.json").expect("an intent")["socket"]
+    let socket = record(&dir, 0, "intent.json").expect("an intent")["start"]["socket"]
         .as_str()
         .map(PathBuf::from)
         .expect("a path");
@@ -448,7 +448,7 @@ async fn a_shim_answers_what_it_does_not_know_and_turns_nonsense_away() {
         .await
         .expect("started");
     line_comes(&dir, "up").await;
-    let socket = record(&dir, 0, "intent.json").expect("an intent")["socket"]
+    let socket = record(&dir, 0, "intent.json").expect("an intent")["start"]["socket"]
         .as_str()
         .map(PathBuf::from)
         .expect("a path");

@@ -11,7 +11,7 @@ use super::{
     leftovers,
 };
 use crate::container::{
-    claim::{self, Claim, Claimed, Intent, Purpose},
+    claim::{self, Claim, Claimed, Intent, Purpose, Start},
     dir::AttemptDir,
     log::notify::DirWatch,
     process::{self, Here, PidFd, Stat},
@@ -25,6 +25,21 @@ pub(super) struct Found {
     pub(super) intent: Option<Intent>,
     pub(super) claimed: Claimed,
     pub(super) status: Option<StatusFile>,
+}
+
+impl Found {
+    /// The start that got the claim; of a torn claim the one that was meant last.
+    pub(super) fn start(&self) -> Option<&Start> {
+        match &self.claimed {
+            Claimed::By(Claim {
+                purpose: Purpose::Start(start),
+                ..
+            }) => Some(start),
+            Claimed::By(_) | Claimed::Torn | Claimed::No => {
+                self.intent.as_ref().map(|intent| &intent.start)
+            }
+        }
+    }
 }
 
 /// Reads the records; `None` where there are none.
@@ -110,15 +125,15 @@ pub(super) async fn resolve(records: &AttemptDir) -> Result<Resolved, AdoptError
         }
         Claimed::No | Claimed::Torn | Claimed::By(_) => {}
     }
-    let Some(intent) = &found.intent else {
+    let Some(start) = found.start() else {
         return settle(records, &found).await;
     };
     let shim = living_shim(&found)?;
-    if let Some(alive) = connect(intent, shim.as_ref()).await? {
+    if let Some(alive) = connect(start, shim.as_ref()).await? {
         return Ok(alive);
     }
     if let Some(shim) = shim
-        && let Some(alive) = call_back(intent, &shim).await?
+        && let Some(alive) = call_back(start, &shim).await?
     {
         return Ok(alive);
     }
@@ -150,13 +165,13 @@ fn living_shim(found: &Found) -> Result<Option<Stat>, AdoptError> {
 
 /// Reaches a shim whose socket is gone (directories in `/tmp` and of login sessions get cleaned): SIGUSR1 makes it
 /// listen again. `None` when it has ended meanwhile.
-async fn call_back(intent: &Intent, shim: &Stat) -> Result<Option<Resolved>, AdoptError> {
+async fn call_back(start: &Start, shim: &Stat) -> Result<Option<Resolved>, AdoptError> {
     let unreachable = |source| AdoptError::Unreachable {
         pid: shim.pid,
-        socket: intent.socket.clone(),
+        socket: start.socket.clone(),
         source,
     };
-    let dir = intent.socket.parent().unwrap_or(Path::new("/"));
+    let dir = start.socket.parent().unwrap_or(Path::new("/"));
     create_private_dir(dir)?;
     // Both before the signal, so that neither answer is missed.
     let watch = DirWatch::new(dir).map_err(unreachable)?;
@@ -172,7 +187,7 @@ async fn call_back(intent: &Intent, shim: &Stat) -> Result<Option<Resolved>, Ado
         loop {
             tokio::select! {
                 // Cancel-safe: both remember what happened.
-                () = watch.changed() => match connect(intent, None).await {
+                () = watch.changed() => match connect(start, None).await {
                     Ok(None) => {}
                     other => return other,
                 },
@@ -203,12 +218,12 @@ fn ended(found: &Found) -> Option<Status> {
 }
 
 /// Connects to a shim; `None` when nobody listens.
-async fn connect(intent: &Intent, shim: Option<&Stat>) -> Result<Option<Resolved>, AdoptError> {
+async fn connect(start: &Start, shim: Option<&Stat>) -> Result<Option<Resolved>, AdoptError> {
     if let Some(stat) = shim {
         // One that somebody has stopped would never answer; to any other this is nothing.
         process::signal_seen(stat, Signal::SIGCONT).map_err(AdoptError::Processes)?;
     }
-    let greeted = tokio::time::timeout(PATIENCE, greet(intent)).await;
+    let greeted = tokio::time::timeout(PATIENCE, greet(start)).await;
     match greeted.unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, "no answer"))) {
         Ok(Some((connection, greeting))) => Ok(Some(Resolved::Alive {
             connection,
@@ -220,15 +235,15 @@ async fn connect(intent: &Intent, shim: Option<&Stat>) -> Result<Option<Resolved
             let pid = shim.map_or(0, |stat| stat.pid);
             Err(AdoptError::Unreachable {
                 pid,
-                socket: intent.socket.clone(),
+                socket: start.socket.clone(),
                 source,
             })
         }
     }
 }
 
-async fn greet(intent: &Intent) -> io::Result<Option<(Connection, Greeting)>> {
-    let stream = match UnixStream::connect(&intent.socket).await {
+async fn greet(start: &Start) -> io::Result<Option<(Connection, Greeting)>> {
+    let stream = match UnixStream::connect(&start.socket).await {
         Ok(stream) => stream,
         Err(error)
             if matches!(
@@ -266,7 +281,7 @@ async fn greet(intent: &Intent) -> io::Result<Option<(Connection, Greeting)>> {
         }
     };
     match greeting.await {
-        Ok(Some(greeting)) if greeting.container == intent.container => {
+        Ok(Some(greeting)) if greeting.container == start.container => {
             Ok(Some((connection, greeting)))
         }
         Ok(Some(_)) => Err(io::Error::other("another container answers")),

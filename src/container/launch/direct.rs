@@ -25,7 +25,7 @@ use super::{
     handle::{Connection, Origin},
 };
 use crate::container::{
-    claim::{self, Claimed, Intent, Purpose},
+    claim::{self, Claimed, Intent, Purpose, Start},
     dir::{AttemptDir, ContainerDir},
     process::Here,
     protocol::{self, Answer, Message, RefusalCode, Request},
@@ -83,7 +83,7 @@ pub async fn start(
             Some(child),
             Origin {
                 records,
-                container: intent.container,
+                container: intent.start.container,
             },
             status,
         )),
@@ -132,8 +132,7 @@ impl Launcher {
             version: FORMAT_VERSION,
             attempt,
             epoch,
-            container,
-            socket,
+            start: Start { container, socket },
             here,
         };
         claim::write_intent(&dir, &intent)?;
@@ -155,8 +154,8 @@ impl Launcher {
             name: container.name().to_owned(),
             attempt: intent.attempt,
             epoch: intent.epoch,
-            container: intent.container.clone(),
-            socket: intent.socket.clone(),
+            container: intent.start.container.clone(),
+            socket: intent.start.socket.clone(),
         };
         let (ours, theirs) = StdUnixStream::pair()?;
         ours.set_nonblocking(true)?;

@@ -42,7 +42,7 @@ pub(super) async fn settle(records: &AttemptDir, found: &Found) -> Result<Status
         writer: found.here.own_process().map_err(AdoptError::Processes)?,
         status: status.clone(),
     };
-    let socket = found.intent.as_ref().map(|intent| intent.socket.clone());
+    let socket = found.start().map(|start| start.socket.clone());
     let records = records.clone();
     let write = move || {
         if let Some(socket) = socket {
@@ -123,11 +123,7 @@ impl Search {
             _ => None,
         };
         Self {
-            container: found
-                .intent
-                .as_ref()
-                .filter(|intent| intent.here == found.here)
-                .map(|i| i.container.clone()),
+            container: found.start().map(|start| start.container.clone()),
             shim: claimant(found).filter(of_here).cloned(),
             main: main.filter(of_here).cloned(),
             session_is_ours: false,

@@ -31,8 +31,8 @@ pub struct Launcher {
     starts: Arc<Semaphore>,
 }
 
-/// Longest path of a socket (`sun_path` less its NUL).
-const MAX_SOCKET_PATH: usize = 107;
+/// Longest path of a socket: `sun_path` less its NUL and the mark of a socket that does not listen yet.
+const MAX_SOCKET_PATH: usize = 106;
 /// Characters of a container's identity that name its socket.
 const SOCKET_NAME: usize = 16;
 

@@ -24,6 +24,9 @@ use crate::container::{
 /// Connections served at once; more are turned away.
 const MAX_CONNECTIONS: usize = 64;
 
+/// What a socket's name ends with before it listens.
+const SPARE: &str = "~";
+
 /// Makes the control socket. Its directory must be private.
 pub(super) fn bind(path: &Path) -> Result<UnixListener, DirError> {
     let dir = path.parent().unwrap_or(Path::new("/"));
@@ -86,10 +89,15 @@ impl Control {
     }
 
     /// Makes the socket anew where somebody has removed it; the agent asks for it by SIGUSR1.
+    ///
+    /// It gets its name when it listens already, since the agent connects as soon as it sees the name.
     pub(super) fn listen_again(&mut self, path: &Path) {
+        let mut unnamed = path.as_os_str().to_owned();
+        unnamed.push(SPARE);
         // Where it fails the agent tells that it cannot reach us.
         if !path.exists()
-            && let Ok(listener) = bind(path)
+            && let Ok(listener) = bind(Path::new(&unnamed))
+            && std::fs::rename(&unnamed, path).is_ok()
         {
             self.listener = listener;
         }

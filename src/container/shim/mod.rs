@@ -38,7 +38,7 @@ use nix::sys::{
 };
 
 use super::{
-    claim::{self, Claim, Purpose},
+    claim::{self, Claim, Purpose, Start},
     dir::Root,
     files::Dir,
     process::{self, Here, ProcessId},
@@ -240,7 +240,7 @@ fn prepare(
         Some(intent)
             if intent.attempt == arguments.attempt
                 && intent.epoch == arguments.epoch
-                && intent.container == arguments.container => {}
+                && intent.start.container == arguments.container => {}
         Some(intent) => {
             return Err(superseded(&format!(
                 "the attempt was taken over by epoch {}",
@@ -256,7 +256,10 @@ fn prepare(
     let claim = Claim {
         version: FORMAT_VERSION,
         epoch: arguments.epoch,
-        purpose: Purpose::Start,
+        purpose: Purpose::Start(Start {
+            container: arguments.container.clone(),
+            socket: arguments.socket.clone(),
+        }),
         claimant: own.clone(),
     };
     let taken = claim::take(&records, &claim).map_err(|error| system(&error));

@@ -234,10 +234,18 @@ impl<'a> Supervisor<'a> {
         }
     }
 
-    /// Whether processes that were told to end, with the main process that did, still have time for it.
+    /// Whether the rest of the group still has time.
+    ///
+    /// A shell without a trap dies of our SIGTERM at once, while the program that it has started writes its checkpoint.
+    /// As the first process of a real container the shell would have survived that signal and its child would have
+    /// had the whole grace. A main process that chose to exit has had its say, and the rest goes with it.
     fn has_grace(&self) -> bool {
+        let told = self
+            .ended
+            .is_some_and(|(exit, _)| exit.signal == Some(Signal::SIGTERM as i32));
         let group = self.main.as_raw();
-        self.deadline
+        told && self
+            .deadline
             .is_some_and(|deadline| deadline > Instant::now())
             && process::descendants(std::process::id().cast_signed()).is_ok_and(|tree| {
                 tree.iter()

@@ -193,6 +193,10 @@ impl Cluster {
         }
     }
 
+    pub(super) fn is_assumed(&self, key: &str) -> bool {
+        self.assumed.contains_key(key)
+    }
+
     pub(super) fn assumed(&self) -> Vec<Arc<str>> {
         self.assumed.keys().cloned().collect()
     }

@@ -87,8 +87,8 @@ pub(super) fn filter(
 /// The pod's node selector and its required node affinity.
 pub(super) fn matches_node_affinity(pod: &Pod, node: Candidate<'_>) -> bool {
     let labels = &node.facts.labels;
-    let selected = |(key, value): (&Box<str>, &Box<str>)| labels.get(key) == Some(value);
-    pod.node_selector.iter().all(selected)
+    let mut selector = pod.node_selector.iter();
+    selector.all(|(key, value)| labels.get(key) == Some(value))
         && pod
             .node_affinity
             .as_ref()

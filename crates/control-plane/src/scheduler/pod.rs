@@ -270,6 +270,11 @@ impl Pod {
         !(self.affinity.is_empty() && self.anti_affinity.is_empty() && self.spread.is_empty())
     }
 
+    /// Whether a pod that was placed elsewhere may give it a place.
+    pub(super) fn follows_others(&self) -> bool {
+        !(self.affinity.is_empty() && self.spread.is_empty())
+    }
+
     /// Whether `new` has to be placed by the same rules, so that a failed attempt stays failed.
     pub(super) fn asks_the_same(&self, new: &Self) -> bool {
         self.uid == new.uid

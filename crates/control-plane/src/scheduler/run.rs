@@ -158,6 +158,7 @@ impl Scheduler {
         let key = &event.object.key;
         let before = self.cluster.pod(key).cloned();
         let had_place = before.as_ref().is_some_and(|pod| pod.is_placed());
+        let was_assumed = self.cluster.is_assumed(key);
         if event.kind == EventKind::Delete {
             self.cluster.remove_pod(key);
             self.queue.remove(key);
@@ -171,14 +172,13 @@ impl Scheduler {
         if !pod.is_waiting() {
             self.queue.remove(key);
         }
-        match (had_place, pod.is_placed()) {
-            (true, false) => self.queue.retry(|_| true),
-            (false, true) => {
-                let cluster = &self.cluster;
-                self.queue
-                    .retry(|key| cluster.pod(key).is_some_and(|pod| pod.looks_at_others()));
-            }
-            (true, true) | (false, false) => {}
+        let is_bound = pod.is_placed() && !self.cluster.is_assumed(key);
+        if had_place && !pod.is_placed() {
+            self.queue.retry(|_| true);
+        } else if is_bound && (was_assumed || !had_place) {
+            let cluster = &self.cluster;
+            self.queue
+                .retry(|key| cluster.pod(key).is_some_and(|pod| pod.follows_others()));
         }
         let asks_the_same = before.is_some_and(|before| before.asks_the_same(&pod));
         if !(asks_the_same && self.queue.is_waiting(key)) {

@@ -1,5 +1,6 @@
 //! Tests of decisions, and of the loop over a real registry.
 
+mod looping;
 mod oracle;
 mod placing;
 mod words;

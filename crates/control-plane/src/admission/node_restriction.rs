@@ -166,7 +166,11 @@ fn check_new_pod(lookup: &dyn Lookup, node: &str, pod: &Value) -> Option<String>
         ));
     }
     match lookup.object(&format!("nodes//{node}")) {
-        None => return Some(format!("error looking up node {node} to verify uid: not found")),
+        None => {
+            return Some(format!(
+                "error looking up node {node} to verify uid: not found"
+            ));
+        }
         Some(stored) => {
             let (expected, got) = (field("uid"), text(&stored, "/metadata/uid"));
             if expected != got {
@@ -306,9 +310,7 @@ fn check_token(
     let reference = token
         .pointer("/spec/boundObjectRef")
         .filter(|reference| !reference.is_null());
-    let Some(reference) =
-        reference.filter(|reference| text(reference, "/kind") == "Pod")
-    else {
+    let Some(reference) = reference.filter(|reference| text(reference, "/kind") == "Pod") else {
         return Some("node requested token not bound to a pod".to_owned());
     };
     let uid = text(reference, "/uid");
@@ -325,7 +327,9 @@ fn check_token(
         ));
     }
     if text(&pod, "/spec/nodeName") != node {
-        return Some("node requested token bound to a pod scheduled on a different node".to_owned());
+        return Some(
+            "node requested token bound to a pod scheduled on a different node".to_owned(),
+        );
     }
     let asked = token
         .pointer("/spec/audiences")

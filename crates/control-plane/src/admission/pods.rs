@@ -270,7 +270,10 @@ mod tests {
         set_priority(&objects, &request, &mut new, Some(&old)).unwrap();
         assert_eq!(new, old);
         let second = json!({"metadata": {"name": "x"}, "globalDefault": true});
-        assert!(check_priority_class(&objects, &create(&user, "priorityclasses", "x"), &second).is_err());
+        assert!(
+            check_priority_class(&objects, &create(&user, "priorityclasses", "x"), &second)
+                .is_err()
+        );
     }
 
     #[test]
@@ -288,6 +291,10 @@ mod tests {
     fn suffixes_use_the_safe_alphabet() {
         let suffix = random_suffix();
         assert_eq!(suffix.len(), 5);
-        assert!(suffix.bytes().all(|byte| b"bcdfghjklmnpqrstvwxz2456789".contains(&byte)));
+        assert!(
+            suffix
+                .bytes()
+                .all(|byte| b"bcdfghjklmnpqrstvwxz2456789".contains(&byte))
+        );
     }
 }

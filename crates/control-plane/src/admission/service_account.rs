@@ -240,7 +240,11 @@ mod tests {
     fn a_mirror_pod_has_no_account_and_no_secrets() {
         let mut mirror = pod();
         mirror["metadata"] = json!({"annotations": {MIRROR_POD_ANNOTATION: "x"}});
-        assert!(admitted(json!({}), mirror.clone()).unwrap()["spec"].get("volumes").is_none());
+        assert!(
+            admitted(json!({}), mirror.clone()).unwrap()["spec"]
+                .get("volumes")
+                .is_none()
+        );
         mirror["spec"]["volumes"] = json!([{"name": "s", "secret": {"secretName": "s"}}]);
         assert_eq!(
             admitted(json!({}), mirror).unwrap_err(),

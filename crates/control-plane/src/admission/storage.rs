@@ -45,14 +45,24 @@ mod tests {
 
     #[test]
     fn the_newest_default_class_is_taken_and_an_explicit_choice_stays() {
-        let class = |name: &str, created: &str| {
-            json!({"metadata": {"name": name, "creationTimestamp": created, "annotations": {DEFAULT_CLASS: "true"}}})
-        };
+        let class = |name: &str, created: &str| json!({"metadata": {"name": name, "creationTimestamp": created, "annotations": {DEFAULT_CLASS: "true"}}});
         let objects = Objects::of(&[
-            ("storageclasses.storage.k8s.io//a", class("a", "2026-01-01T00:00:00Z")),
-            ("storageclasses.storage.k8s.io//b", class("b", "2026-01-02T00:00:00Z")),
-            ("storageclasses.storage.k8s.io//c", class("c", "2026-01-02T00:00:00Z")),
-            ("storageclasses.storage.k8s.io//d", json!({"metadata": {"name": "d"}})),
+            (
+                "storageclasses.storage.k8s.io//a",
+                class("a", "2026-01-01T00:00:00Z"),
+            ),
+            (
+                "storageclasses.storage.k8s.io//b",
+                class("b", "2026-01-02T00:00:00Z"),
+            ),
+            (
+                "storageclasses.storage.k8s.io//c",
+                class("c", "2026-01-02T00:00:00Z"),
+            ),
+            (
+                "storageclasses.storage.k8s.io//d",
+                json!({"metadata": {"name": "d"}}),
+            ),
         ]);
         let mut claim = json!({"spec": {}});
         set_default_class(&objects, &mut claim);

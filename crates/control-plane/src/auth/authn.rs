@@ -216,8 +216,7 @@ fn bootstrap_user(
     };
     // Digests are compared, so that the time says nothing about the secret.
     let hash = |text: &str| digest::digest(&digest::SHA256, text.as_bytes());
-    let good = stored.get("type").and_then(Value::as_str)
-        == Some("bootstrap.kubernetes.io/token")
+    let good = stored.get("type").and_then(Value::as_str) == Some("bootstrap.kubernetes.io/token")
         && stored.pointer("/metadata/deletionTimestamp").is_none()
         && data("token-id").as_deref() == Some(id)
         && data("token-secret")

@@ -190,7 +190,11 @@ impl Reach for Authorizer {
     }
 
     fn reaches_volume(&self, node: &str, volume: &str) -> bool {
-        let Some(object) = self.inner.store.get(&format!("persistentvolumes//{volume}")) else {
+        let Some(object) = self
+            .inner
+            .store
+            .get(&format!("persistentvolumes//{volume}"))
+        else {
             return false;
         };
         let claim = serde_json::from_slice::<Volume>(&object.json)

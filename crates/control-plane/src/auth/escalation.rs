@@ -88,7 +88,11 @@ pub fn check_binding(
     let rules = authorizer
         .with_policies(|policies| policies.resolve(&role_ref, namespace))
         .map_err(|_| ApiError::not_found(GROUP, resource, &role_ref.name))?;
-    let wanted: Vec<PolicyRule> = rules.iter().flat_map(|rules| rules.iter()).cloned().collect();
+    let wanted: Vec<PolicyRule> = rules
+        .iter()
+        .flat_map(|rules| rules.iter())
+        .cloned()
+        .collect();
     let (held, _) = authorizer.rules_for(user, namespace);
     confirm(user, &held, &wanted).map_err(|why| ApiError::forbidden(GROUP, resource, name, why))
 }
@@ -123,7 +127,11 @@ fn confirm(user: &User, held: &[PolicyRule], wanted: &[PolicyRule]) -> Result<()
     if missing.is_empty() {
         return Ok(());
     }
-    let groups: Vec<String> = user.groups.iter().map(|group| format!("{group:?}")).collect();
+    let groups: Vec<String> = user
+        .groups
+        .iter()
+        .map(|group| format!("{group:?}"))
+        .collect();
     let mut lines: Vec<String> = merge_verbs(missing)
         .iter()
         .map(PolicyRule::compact)
@@ -187,7 +195,11 @@ mod tests {
              {APIGroups:[\"\"], Resources:[\"nodes\"], Verbs:[\"get\" \"list\"]}"
         );
         assert_eq!(
-            confirm(&user, &held, &everything()).unwrap_err().lines().skip(1).collect::<Vec<_>>(),
+            confirm(&user, &held, &everything())
+                .unwrap_err()
+                .lines()
+                .skip(1)
+                .collect::<Vec<_>>(),
             [
                 r#"{APIGroups:["*"], Resources:["*"], Verbs:["*"]}"#,
                 r#"{NonResourceURLs:["*"], Verbs:["*"]}"#

@@ -153,11 +153,7 @@ fn internal(why: String) -> ApiError {
     )
 }
 
-fn bind(
-    store: &Store,
-    reference: &ObjectRef,
-    claim: &mut KubernetesClaim,
-) -> Result<(), ApiError> {
+fn bind(store: &Store, reference: &ObjectRef, claim: &mut KubernetesClaim) -> Result<(), ApiError> {
     let ObjectRef {
         kind,
         api_version,

@@ -170,7 +170,12 @@ fn decide(
             namespace: resource("namespace"),
             name: resource("name"),
             fields: &fields,
-            ..Attributes::of_resource(user, resource("verb"), resource("group"), resource("resource"))
+            ..Attributes::of_resource(
+                user,
+                resource("verb"),
+                resource("group"),
+                resource("resource"),
+            )
         }
     } else {
         Attributes::of_path(

@@ -67,7 +67,11 @@ fn keys_and_certificates_stay_from_start_to_start() {
     assert_eq!(files(dir.path()), first);
     for name in first.keys() {
         use std::os::unix::fs::PermissionsExt as _;
-        let mode = std::fs::metadata(dir.path().join(name)).unwrap().permissions().mode() & 0o777;
+        let mode = std::fs::metadata(dir.path().join(name))
+            .unwrap()
+            .permissions()
+            .mode()
+            & 0o777;
         let expected = if name.ends_with(".key") { 0o600 } else { 0o644 };
         assert_eq!(mode, expected, "{name}");
     }
@@ -80,8 +84,16 @@ fn a_start_after_any_interrupted_one_makes_the_rest_and_keeps_the_authority() {
     Pki::load_or_create(dir.path(), &[], now()).unwrap();
     let whole = files(dir.path());
     let order = [
-        "ca.key", "ca.crt", "sa.key", "sa.pub", "apiserver.key", "apiserver.crt", "admin.key",
-        "admin.crt", "apiserver-kubelet-client.key", "apiserver-kubelet-client.crt",
+        "ca.key",
+        "ca.crt",
+        "sa.key",
+        "sa.pub",
+        "apiserver.key",
+        "apiserver.crt",
+        "admin.key",
+        "admin.crt",
+        "apiserver-kubelet-client.key",
+        "apiserver-kubelet-client.crt",
     ];
     assert_eq!(order.len(), whole.len());
     for written in 0..order.len() {
@@ -96,7 +108,10 @@ fn a_start_after_any_interrupted_one_makes_the_rest_and_keeps_the_authority() {
         assert_eq!(after.len(), order.len(), "after {written} files");
         for name in &order[..written] {
             let renewed = written % 2 == 1 && order[written - 1] == *name && written > 4;
-            assert!(renewed || after[*name] == whole[*name], "{name} after {written} files");
+            assert!(
+                renewed || after[*name] == whole[*name],
+                "{name} after {written} files"
+            );
         }
         assert!(is_admin(&pki), "after {written} files");
     }
@@ -139,10 +154,15 @@ fn a_damaged_authority_is_named_and_not_replaced() {
     let dir = tempfile::tempdir().unwrap();
     Pki::load_or_create(dir.path(), &[], now()).unwrap();
     std::fs::write(dir.path().join("ca.key"), "garbage").unwrap();
-    let error = Pki::load_or_create(dir.path(), &[], now()).unwrap_err().to_string();
+    let error = Pki::load_or_create(dir.path(), &[], now())
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("ca.key is damaged"), "{error}");
     assert!(error.contains("restore it"), "{error}");
-    assert_eq!(std::fs::read(dir.path().join("ca.key")).unwrap(), b"garbage");
+    assert_eq!(
+        std::fs::read(dir.path().join("ca.key")).unwrap(),
+        b"garbage"
+    );
 }
 
 #[test]
@@ -155,10 +175,12 @@ fn a_kubeconfig_is_yaml_with_the_certificates_inline() {
         .unwrap();
     let mode = std::fs::metadata(&path).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode, 0o600);
-    let parsed: Value =
-        serde_norway::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+    let parsed: Value = serde_norway::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
     assert_eq!(parsed["current-context"], "vk: \"x\"");
-    assert_eq!(parsed["clusters"][0]["cluster"]["server"], "https://127.0.0.1:6443");
+    assert_eq!(
+        parsed["clusters"][0]["cluster"]["server"],
+        "https://127.0.0.1:6443"
+    );
     assert!(parsed["users"][0]["user"]["client-key-data"].is_string());
 }
 
@@ -176,7 +198,12 @@ fn a_certificate_is_good_only_from_our_authority_and_in_its_time() {
     assert_eq!(user.node_name(), Some("n1"));
     assert_eq!(user.groups, [GROUP_NODES, GROUP_AUTHENTICATED]);
     let year = 366 * 86_400;
-    assert!(authenticator.authenticate(&peer, None, later(year)).is_err(), "ended meanwhile");
+    assert!(
+        authenticator
+            .authenticate(&peer, None, later(year))
+            .is_err(),
+        "ended meanwhile"
+    );
     for bad in [
         authenticator.peer(&chain(&other.admin), now()),
         authenticator.peer(&chain(&node), later(year)),
@@ -188,9 +215,18 @@ fn a_certificate_is_good_only_from_our_authority_and_in_its_time() {
     let nobody = authenticator.peer(&[], now());
     let user = authenticator.authenticate(&nobody, None, now()).unwrap();
     assert_eq!(user.name, USER_ANONYMOUS);
-    assert!(authenticator.authenticate(&nobody, Some("Bearer a.b.c"), now()).is_err());
-    let basic = authenticator.authenticate(&nobody, Some("Basic eDp5"), now()).unwrap();
-    assert_eq!(basic.name, USER_ANONYMOUS, "a scheme that we do not know says nothing");
+    assert!(
+        authenticator
+            .authenticate(&nobody, Some("Bearer a.b.c"), now())
+            .is_err()
+    );
+    let basic = authenticator
+        .authenticate(&nobody, Some("Basic eDp5"), now())
+        .unwrap();
+    assert_eq!(
+        basic.name, USER_ANONYMOUS,
+        "a scheme that we do not know says nothing"
+    );
 }
 
 struct World {
@@ -206,7 +242,8 @@ async fn world() -> World {
     let object = |uid: &str| json!({"metadata": {"uid": uid}});
     put(&store, "serviceaccounts/default/s", object("u-s")).await;
     put(&store, "nodes//n1", object("u-n1")).await;
-    let pod = json!({"metadata": {"uid": "u-p"}, "spec": {"nodeName": "n1", "serviceAccountName": "s"}});
+    let pod =
+        json!({"metadata": {"uid": "u-p"}, "spec": {"nodeName": "n1", "serviceAccountName": "s"}});
     put(&store, "pods/default/p", pod).await;
     World {
         _dir: dir,
@@ -223,7 +260,10 @@ impl World {
     }
 
     fn token(&self, spec: Value) -> String {
-        self.issue(spec).unwrap()["status"]["token"].as_str().unwrap().to_owned()
+        self.issue(spec).unwrap()["status"]["token"]
+            .as_str()
+            .unwrap()
+            .to_owned()
     }
 
     fn verify(&self, token: &str, at: Timestamp) -> Result<User, TokenError> {
@@ -236,17 +276,25 @@ impl World {
 #[tokio::test]
 async fn a_token_is_good_for_its_time_and_while_its_account_and_pod_are_there() {
     let world = world().await;
-    let token = world.token(json!({"boundObjectRef": {"kind": "Pod", "apiVersion": "v1", "name": "p"}}));
+    let token =
+        world.token(json!({"boundObjectRef": {"kind": "Pod", "apiVersion": "v1", "name": "p"}}));
     let user = world.verify(&token, now()).unwrap();
     assert_eq!(user.name, "system:serviceaccount:default:s");
     assert_eq!(user.uid, "u-s");
     assert_eq!(
         user.groups,
-        ["system:serviceaccounts", "system:serviceaccounts:default", GROUP_AUTHENTICATED]
+        [
+            "system:serviceaccounts",
+            "system:serviceaccounts:default",
+            GROUP_AUTHENTICATED
+        ]
     );
     assert_eq!(user.extra["authentication.kubernetes.io/pod-uid"], ["u-p"]);
     assert_eq!(user.extra["authentication.kubernetes.io/node-name"], ["n1"]);
-    assert_eq!(world.verify(&token, later(3600 + 61)), Err(TokenError::Time));
+    assert_eq!(
+        world.verify(&token, later(3600 + 61)),
+        Err(TokenError::Time)
+    );
     assert_eq!(world.verify(&token, later(-61)), Err(TokenError::Time));
     let review = review::token(
         &world.authenticator,
@@ -259,7 +307,12 @@ async fn a_token_is_good_for_its_time_and_while_its_account_and_pod_are_there() 
         "[invalid bearer token, token audiences [\"https://kubernetes.default.svc\"] is invalid \
          for the target audiences [\"other\"]]"
     );
-    put(&world.store, "pods/default/p", json!({"metadata": {"uid": "another"}})).await;
+    put(
+        &world.store,
+        "pods/default/p",
+        json!({"metadata": {"uid": "another"}}),
+    )
+    .await;
     assert_eq!(world.verify(&token, now()), Err(TokenError::Gone));
     let unbound = world.token(json!({}));
     world.verify(&unbound, now()).unwrap();
@@ -275,11 +328,19 @@ async fn a_token_that_was_touched_is_refused() {
     world.verify(&token, now()).unwrap();
     let parts: Vec<&str> = token.split('.').collect();
     let encode = |text: String| base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(text);
-    let body = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(parts[1]).unwrap();
-    let forged = String::from_utf8(body).unwrap().replace("default", "kube-system");
+    let body = base64::engine::general_purpose::URL_SAFE_NO_PAD
+        .decode(parts[1])
+        .unwrap();
+    let forged = String::from_utf8(body)
+        .unwrap()
+        .replace("default", "kube-system");
     for bad in [
         format!("{}.{}.{}", parts[0], encode(forged), parts[2]),
-        format!("{}.{}.", encode("{\"alg\":\"none\",\"kid\":\"\"}".to_owned()), parts[1]),
+        format!(
+            "{}.{}.",
+            encode("{\"alg\":\"none\",\"kid\":\"\"}".to_owned()),
+            parts[1]
+        ),
         format!("{}.{}", parts[0], parts[1]),
         format!("{token}x"),
         String::new(),
@@ -292,9 +353,7 @@ async fn a_token_that_was_touched_is_refused() {
 #[tokio::test]
 async fn token_requests_that_are_wrong_are_refused_as_the_real_server_refuses_them() {
     let world = world().await;
-    let bound = |kind: &str, name: &str, uid: &str| {
-        json!({"boundObjectRef": {"kind": kind, "apiVersion": "v1", "name": name, "uid": uid}})
-    };
+    let bound = |kind: &str, name: &str, uid: &str| json!({"boundObjectRef": {"kind": kind, "apiVersion": "v1", "name": name, "uid": uid}});
     let cases = [
         (
             json!({"expirationSeconds": 60}),
@@ -308,13 +367,20 @@ async fn token_requests_that_are_wrong_are_refused_as_the_real_server_refuses_th
              (xx) does not match the UID in record. The object might have been deleted and then \
              recreated",
         ),
-        (bound("Foo", "x", ""), "cannot bind token to object of type /v1, Kind=Foo"),
+        (
+            bound("Foo", "x", ""),
+            "cannot bind token to object of type /v1, Kind=Foo",
+        ),
     ];
     for (spec, expected) in cases {
         assert_eq!(world.issue(spec).unwrap_err(), expected);
     }
-    let missing = request::token_request(&world.authenticator, "default", "nope", &json!({}), now());
-    assert_eq!(missing.unwrap_err().message, "serviceaccounts \"nope\" not found");
+    let missing =
+        request::token_request(&world.authenticator, "default", "nope", &json!({}), now());
+    assert_eq!(
+        missing.unwrap_err().message,
+        "serviceaccounts \"nope\" not found"
+    );
 }
 
 #[tokio::test]
@@ -336,11 +402,21 @@ async fn a_bootstrap_token_is_good_until_it_expires_or_its_secret_goes() {
     assert_eq!(user.name, "system:bootstrap:abcdef");
     assert_eq!(
         user.groups,
-        ["system:bootstrappers", "system:bootstrappers:nodes", GROUP_AUTHENTICATED]
+        [
+            "system:bootstrappers",
+            "system:bootstrappers:nodes",
+            GROUP_AUTHENTICATED
+        ]
     );
     assert_eq!(world.verify(token, later(3600)), Err(TokenError::Time));
-    assert_eq!(world.verify("abcdef.0123456789abcdeX", now()), Err(TokenError::Invalid));
-    assert_eq!(world.verify("abcdef.0123456789abcdee", now()), Err(TokenError::Invalid));
+    assert_eq!(
+        world.verify("abcdef.0123456789abcdeX", now()),
+        Err(TokenError::Invalid)
+    );
+    assert_eq!(
+        world.verify("abcdef.0123456789abcdee", now()),
+        Err(TokenError::Invalid)
+    );
     put(&world.store, key, secret("system:masters")).await;
     assert_eq!(world.verify(token, now()), Err(TokenError::Invalid));
     delete(&world.store, key).await;
@@ -432,7 +508,9 @@ async fn reviews_answer_as_the_real_server() {
          exactly one of nonResourceAttributes or resourceAttributes must be specified, spec.user: \
          Invalid value: \"\": at least one of user or group must be specified]"
     );
-    let rules = review::self_subject_rules(&authorizer, &master, &json!({"spec": {"namespace": "a"}})).unwrap();
+    let rules =
+        review::self_subject_rules(&authorizer, &master, &json!({"spec": {"namespace": "a"}}))
+            .unwrap();
     assert_eq!(rules["status"]["resourceRules"][0]["verbs"], json!(["*"]));
     assert_eq!(rules["status"]["incomplete"], false);
     let none = review::self_subject_rules(&authorizer, &master, &json!({})).unwrap_err();
@@ -450,13 +528,22 @@ async fn impersonation_needs_the_right_for_each_part() {
     assert_eq!(ask(&master, &[("accept", "x")]), Ok(None));
     let joe = ask(
         &master,
-        &[("impersonate-user", "joe"), ("impersonate-group", "bar"), ("impersonate-extra-foo%2fx", "y")],
+        &[
+            ("impersonate-user", "joe"),
+            ("impersonate-group", "bar"),
+            ("impersonate-extra-foo%2fx", "y"),
+        ],
     )
     .unwrap()
     .unwrap();
     assert_eq!(joe.groups, ["bar", GROUP_AUTHENTICATED]);
     assert_eq!(joe.extra["foo/x"], ["y"]);
-    let account = ask(&master, &[("impersonate-user", "system:serviceaccount:a:b")]).unwrap().unwrap();
+    let account = ask(
+        &master,
+        &[("impersonate-user", "system:serviceaccount:a:b")],
+    )
+    .unwrap()
+    .unwrap();
     assert!(account.in_group("system:serviceaccounts:a"));
     assert!(ask(&master, &[("impersonate-group", "x")]).is_err());
     assert_eq!(

@@ -299,9 +299,17 @@ mod tests {
             "slice, endpoints and service"
         );
         let get = |group: &str, plural: &str, namespace: &str, name: &str| {
-            registry.get(stored(group, plural), namespace, name).unwrap().value()
+            registry
+                .get(stored(group, plural), namespace, name)
+                .unwrap()
+                .value()
         };
-        let slice = get("discovery.k8s.io", "endpointslices", "default", "kubernetes");
+        let slice = get(
+            "discovery.k8s.io",
+            "endpointslices",
+            "default",
+            "kubernetes",
+        );
         assert_eq!(slice["ports"][0]["port"], 6444);
         let service = get("", "services", "default", "kubernetes");
         assert_eq!(service["spec"]["clusterIP"], KUBERNETES_SERVICE_IP);
@@ -310,7 +318,12 @@ mod tests {
             get("", "configmaps", namespace, "kube-root-ca.crt");
         }
         assert_eq!(
-            get("scheduling.k8s.io", "priorityclasses", "", "system-node-critical")["value"],
+            get(
+                "scheduling.k8s.io",
+                "priorityclasses",
+                "",
+                "system-node-critical"
+            )["value"],
             2_000_001_000
         );
     }

@@ -250,7 +250,11 @@ mod tests {
             .iter()
             .filter_map(|default| default.object["rules"].as_array())
             .flatten()
-            .filter(|rule| rule["verbs"].as_array().is_some_and(|verbs| !verbs.is_empty()))
+            .filter(|rule| {
+                rule["verbs"]
+                    .as_array()
+                    .is_some_and(|verbs| !verbs.is_empty())
+            })
             .count();
         assert_eq!(parsed, rule_lines);
         let names: std::collections::BTreeSet<_> = defaults()
@@ -284,7 +288,14 @@ mod tests {
         for path in ["/healthz", "/livez", "/readyz", "/version"] {
             assert!(may(path), "{path}");
         }
-        for path in ["/", "/api", "/apis", "/metrics", "/openapi/v3", "/openid/v1/jwks"] {
+        for path in [
+            "/",
+            "/api",
+            "/apis",
+            "/metrics",
+            "/openapi/v3",
+            "/openid/v1/jwks",
+        ] {
             assert!(!may(path), "{path}");
         }
         let reviews = Attributes::of_resource(

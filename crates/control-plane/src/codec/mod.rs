@@ -8,6 +8,7 @@ mod coerce;
 mod encode;
 #[cfg(test)]
 mod golden;
+mod libyaml;
 mod protobuf;
 pub mod quantity;
 mod strict;

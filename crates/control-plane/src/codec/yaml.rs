@@ -4,9 +4,9 @@
 
 use std::collections::HashMap;
 
-use libyaml_safer::{ErrorKind, EventData, Parser, ScalarStyle};
 use serde_json::{Map, Value};
 
+use super::libyaml::{Event, Parser};
 use super::{DecodeError, MAX_DEPTH};
 
 /// Nodes that aliases may add up to before a document counts as an attack.
@@ -22,11 +22,8 @@ pub(super) struct Document {
 
 /// All documents of a text; `first` stops after one.
 pub(super) fn documents(text: &[u8], first: bool) -> Result<Vec<Document>, DecodeError> {
-    let mut input = text;
-    let mut parser = Parser::new();
-    parser.set_input_string(&mut input);
     let mut builder = Builder {
-        parser,
+        parser: Parser::new(text),
         anchors: HashMap::new(),
         duplicates: Vec::new(),
         aliased: 0,
@@ -34,8 +31,8 @@ pub(super) fn documents(text: &[u8], first: bool) -> Result<Vec<Document>, Decod
     let mut documents = Vec::new();
     loop {
         match builder.next()?.0 {
-            EventData::StreamEnd => return Ok(documents),
-            EventData::DocumentStart { .. } => {
+            Event::StreamEnd => return Ok(documents),
+            Event::DocumentStart => {
                 builder.anchors.clear();
                 let (event, line) = builder.next()?;
                 let value = builder.node(event, line, 0)?;
@@ -81,70 +78,53 @@ impl Node {
     }
 }
 
-struct Builder<'r, 'b> {
-    parser: Parser<&'b mut &'r [u8]>,
+struct Builder<'a> {
+    parser: Parser<'a>,
     anchors: HashMap<String, Option<Value>>,
     duplicates: Vec<String>,
     aliased: usize,
 }
 
-impl Builder<'_, '_> {
+impl Builder<'_> {
     /// The next event and the line it starts in, counted from 1.
-    fn next(&mut self) -> Result<(EventData, u64), DecodeError> {
-        match self.parser.parse() {
-            Ok(event) => Ok((event.data, event.start_mark.line + 1)),
-            Err(error) => {
-                // Which line is meant, and whether any is named, follows go-yaml.
-                let problem = error.problem_mark().map_or(0, |mark| mark.line);
-                let context = error.context_mark().map_or(0, |mark| mark.line);
-                let line = match problem {
-                    0 => context,
-                    line => line + u64::from(error.kind() == ErrorKind::Scanner),
-                };
-                let words = error.problem();
-                Err(if line == 0 {
-                    malformed(words)
-                } else {
-                    malformed(format_args!("line {line}: {words}"))
-                })
-            }
-        }
+    fn next(&mut self) -> Result<(Event, u64), DecodeError> {
+        self.parser.next().map_err(|problem| match problem.line {
+            None => malformed(problem.words),
+            Some(line) => malformed(format_args!("line {line}: {}", problem.words)),
+        })
     }
 
-    fn node(&mut self, event: EventData, line: u64, depth: usize) -> Result<Node, DecodeError> {
+    fn node(&mut self, event: Event, line: u64, depth: usize) -> Result<Node, DecodeError> {
         if depth > MAX_DEPTH {
             return Err(malformed("exceeded max depth"));
         }
         match event {
-            EventData::Alias { anchor } => self.alias(&anchor).map(Node::Json),
-            EventData::Scalar {
+            Event::Alias(anchor) => self.alias(&anchor).map(Node::Json),
+            Event::Scalar {
                 anchor,
                 tag,
                 value,
-                plain_implicit,
-                style,
-                ..
+                plain,
             } => {
-                let plain = plain_implicit && style == ScalarStyle::Plain;
                 let node = scalar(tag.as_deref(), value, plain)?;
                 if let (Some(anchor), Node::Json(value)) = (anchor, &node) {
                     self.anchors.insert(anchor, Some(value.clone()));
                 }
                 Ok(node)
             }
-            EventData::SequenceStart { anchor, .. } => {
+            Event::SequenceStart { anchor } => {
                 self.open(anchor.as_ref());
                 let mut items = Vec::new();
                 loop {
                     let (event, line) = self.next()?;
-                    if matches!(event, EventData::SequenceEnd) {
+                    if matches!(event, Event::SequenceEnd) {
                         break;
                     }
                     items.push(self.node(event, line, depth + 1)?.into_json()?);
                 }
                 Ok(self.close(anchor, Value::Array(items)))
             }
-            EventData::MappingStart { anchor, .. } => {
+            Event::MappingStart { anchor } => {
                 self.open(anchor.as_ref());
                 let members = self.mapping(depth)?;
                 Ok(self.close(anchor, Value::Object(members)))
@@ -191,10 +171,10 @@ impl Builder<'_, '_> {
         let mut members = Map::new();
         loop {
             let (event, line) = self.next()?;
-            if matches!(event, EventData::MappingEnd) {
+            if matches!(event, Event::MappingEnd) {
                 return Ok(members);
             }
-            let merge = matches!(&event, EventData::Scalar { value, plain_implicit: true, .. } if value == "<<");
+            let merge = matches!(&event, Event::Scalar { value, plain: true, .. } if value == "<<");
             let key = self.node(event, line, depth + 1)?;
             let (event, line) = self.next()?;
             let value = self.node(event, line, depth + 1)?.into_json()?;

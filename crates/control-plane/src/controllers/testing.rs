@@ -23,10 +23,7 @@ pub(crate) fn registry() -> (TempDir, Registry) {
 }
 
 /// Waits until `look` finds something; looks again after each write to the store.
-pub(crate) async fn eventually<T>(
-    registry: &Registry,
-    mut look: impl FnMut() -> Option<T>,
-) -> T {
+pub(crate) async fn eventually<T>(registry: &Registry, mut look: impl FnMut() -> Option<T>) -> T {
     let (_, mut watcher) = registry.store().watch_from_now("");
     let wait = async {
         loop {

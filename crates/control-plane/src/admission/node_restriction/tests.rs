@@ -67,8 +67,14 @@ fn a_node_registers_itself_with_labels_of_its_own() {
     let allowed = node(
         "n1",
         &[
-            "kubernetes.io/role", "kubernetes.io/hostname", "type", "jiriaf.nodetype",
-            "jiriaf.alivetime", "node.kubernetes.io/a", "x.kubelet.kubernetes.io/b", "example.com/c",
+            "kubernetes.io/role",
+            "kubernetes.io/hostname",
+            "type",
+            "jiriaf.nodetype",
+            "jiriaf.alivetime",
+            "node.kubernetes.io/a",
+            "x.kubelet.kubernetes.io/b",
+            "example.com/c",
         ],
     );
     check("nodes", "", &allowed, None).unwrap();
@@ -76,7 +82,15 @@ fn a_node_registers_itself_with_labels_of_its_own() {
         refusal(
             "nodes",
             "",
-            &node("n1", &["x.node-restriction.kubernetes.io/a", "node.k8s.io/a", "k8s.io/foo", "topology.kubernetes.io/x"]),
+            &node(
+                "n1",
+                &[
+                    "x.node-restriction.kubernetes.io/a",
+                    "node.k8s.io/a",
+                    "k8s.io/foo",
+                    "topology.kubernetes.io/x"
+                ]
+            ),
             None
         ),
         "node \"n1\" is not allowed to set the following labels: k8s.io/foo, node.k8s.io/a, \
@@ -121,8 +135,14 @@ fn a_node_changes_itself_but_not_its_taints_owners_and_reserved_labels() {
         ),
     ];
     for (change, expected) in cases {
-        assert_eq!(refusal("nodes", "n1", &changed(change), Some(&old)), expected);
-        assert_eq!(refusal("nodes/status", "n1", &changed(change), Some(&old)), expected);
+        assert_eq!(
+            refusal("nodes", "n1", &changed(change), Some(&old)),
+            expected
+        );
+        assert_eq!(
+            refusal("nodes/status", "n1", &changed(change), Some(&old)),
+            expected
+        );
     }
     assert_eq!(
         refusal("nodes/status", "n2", &old, Some(&old)),
@@ -206,9 +226,8 @@ fn a_node_writes_the_status_of_its_own_pods_and_nothing_else_of_them() {
         refusal("pods/eviction", "other", &json!({}), None),
         "node n1 can only evict pods with spec.nodeName set to itself"
     );
-    let delete = |name: &str, pod: &Value| {
-        admit_delete(&node_user(), "", "pods", "default", name, pod)
-    };
+    let delete =
+        |name: &str, pod: &Value| admit_delete(&node_user(), "", "pods", "default", name, pod);
     delete("mine", &mine).unwrap();
     assert!(delete("other", &other).is_err());
 }
@@ -223,8 +242,14 @@ fn a_node_gets_tokens_bound_to_its_pods_for_their_audiences() {
     ask(pod("mine", "uid-n1"), Value::Null).unwrap();
     ask(pod("mine", "uid-n1"), json!(["vault", ISSUER])).unwrap();
     let cases = [
-        (ask(Value::Null, Value::Null), "node requested token not bound to a pod"),
-        (ask(pod("mine", ""), Value::Null), "node requested token with a pod binding without a uid"),
+        (
+            ask(Value::Null, Value::Null),
+            "node requested token not bound to a pod",
+        ),
+        (
+            ask(pod("mine", ""), Value::Null),
+            "node requested token with a pod binding without a uid",
+        ),
         (
             ask(pod("mine", "xx"), Value::Null),
             "the UID in the bound object reference (xx) does not match the UID in record. The \
@@ -255,7 +280,13 @@ fn a_node_has_one_lease_and_others_are_not_restricted() {
         ..create(&user, "leases", "")
     };
     assert!(admit(&objects(), &request, &lease, None).is_err());
-    admit(&objects(), &request, &json!({"metadata": {"name": "n1"}}), None).unwrap();
+    admit(
+        &objects(),
+        &request,
+        &json!({"metadata": {"name": "n1"}}),
+        None,
+    )
+    .unwrap();
     let admin = User::system("admin");
     let request = create(&admin, "nodes", "");
     let node = json!({"metadata": {"name": "n9", "labels": {"k8s.io/x": "y"}}});

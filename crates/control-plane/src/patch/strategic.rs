@@ -50,53 +50,53 @@ fn rejected(words: impl Into<String>) -> PatchError {
 
 /// What the schema knows of a map in the document.
 #[derive(Clone, Copy)]
-enum Place<'a> {
+enum Place {
     /// An object of this type.
     Struct(TypeId),
     /// A map with free keys, whose values are of this kind.
-    Map(&'a Kind),
+    Map(Kind),
     /// Nothing is known: all lists are replaced.
     Unknown,
 }
 
 /// How one member is merged, and what is known below it.
 #[derive(Clone, Copy)]
-struct Member<'a> {
-    strategy: &'a [&'static str],
+struct Member {
+    strategy: &'static [&'static str],
     merge_key: Option<&'static str>,
-    below: Place<'a>,
+    below: Place,
 }
 
-impl Member<'_> {
+impl Member {
     fn has(&self, strategy: &str) -> bool {
         self.strategy.contains(&strategy)
     }
 }
 
-impl<'a> Place<'a> {
+impl Place {
     fn of(kind: Kind) -> Self {
         match schema().resolve(kind) {
             Kind::Named(id) if schema().get(id).special().is_none() => Self::Struct(id),
-            Kind::Map(value) => Self::Map(value),
+            Kind::Map(value) => Self::Map(*value),
             _ => Self::Unknown,
         }
     }
 
     /// What the schema says of the member `key`; for a list, `below` is its items' place.
-    fn member(self, key: &str) -> Member<'a> {
+    fn member(self, key: &str) -> Member {
         match self {
             Self::Struct(id) => match schema().get(id).field(key) {
                 Some(field) => Member::of(field),
                 None => Member::plain(Self::Unknown),
             },
-            Self::Map(kind) => Member::plain(Self::of(items_of(*kind))),
+            Self::Map(kind) => Member::plain(Self::of(items_of(kind))),
             Self::Unknown => Member::plain(Self::Unknown),
         }
     }
 }
 
-impl<'a> Member<'a> {
-    fn of(field: &'a Field) -> Self {
+impl Member {
+    fn of(field: &'static Field) -> Self {
         Self {
             strategy: field.patch_strategy,
             merge_key: field.patch_merge_key,
@@ -104,7 +104,7 @@ impl<'a> Member<'a> {
         }
     }
 
-    fn plain(below: Place<'a>) -> Self {
+    fn plain(below: Place) -> Self {
         Self {
             strategy: &[],
             merge_key: None,
@@ -124,7 +124,7 @@ fn items_of(kind: Kind) -> Kind {
 fn merge_map(
     mut original: Map<String, Value>,
     mut patch: Map<String, Value>,
-    place: Place<'_>,
+    place: Place,
 ) -> Result<Map<String, Value>, PatchError> {
     if let Some(directive) = patch.get(PATCH) {
         return match directive.as_str() {
@@ -166,7 +166,7 @@ fn merge_member(
     original: &mut Map<String, Value>,
     key: String,
     value: Value,
-    place: Place<'_>,
+    place: Place,
 ) -> Result<(), PatchError> {
     if value.is_null() {
         original.remove(&key);
@@ -228,7 +228,7 @@ fn retain_keys(
 fn order_lists(
     original: &mut Map<String, Value>,
     patch: &mut Map<String, Value>,
-    place: Place<'_>,
+    place: Place,
 ) -> Result<(), PatchError> {
     let directives: Vec<String> = patch
         .keys()

@@ -84,17 +84,18 @@ impl Registry {
             )));
         }
         let run = |live: Option<&Value>| -> Result<Value, ApiError> {
-            let mut object = patch::apply::apply(
-                live,
-                applied,
-                &context.field_manager,
-                force,
-                target.subresource,
-                kind,
-                Timestamp::now(),
-            )?;
+            let writer = patch::apply::Writer {
+                manager: &context.field_manager,
+                subresource: target.subresource,
+                kind: Some(kind),
+                now: Timestamp::now(),
+            };
+            let mut object = patch::apply::apply(live, applied, force, &writer)?;
             codec::coerce(&mut object, kind)?;
             defaults::apply(&def.gvk(), &mut object);
+            if let Some(live) = live {
+                patch::apply::keep_times_if_unchanged(live, &mut object);
+            }
             Ok(object)
         };
         let context = &context.for_apply();

@@ -102,6 +102,16 @@ impl Registry {
             name: &name,
             subresource: "",
         };
+        // What admission and the strategy write belongs to nobody, so fields are tracked before.
+        if context.tracks_fields() {
+            let writer = apply::Writer {
+                manager: &context.field_manager,
+                subresource: "",
+                kind: schema().type_of_gvk(&gvk),
+                now,
+            };
+            apply::update_managed_fields(None, &mut object, &writer);
+        }
         admit::mutate(self, context, &target, Operation::Create, &mut object, None).await?;
         defaults::strategy::prepare_for_create(&gvk, &mut object);
         if name.is_empty() {
@@ -118,19 +128,6 @@ impl Registry {
         let errors = validation::create(&gvk, def.namespaced, &object);
         if !errors.is_empty() {
             return Err(ApiError::invalid(def.group, def.kind, &name, &errors));
-        }
-        if let Some(kind) = schema().type_of_gvk(&gvk)
-            && context.tracks_fields()
-        {
-            apply::update_managed_fields(
-                None,
-                &mut object,
-                &context.field_manager,
-                apply::Operation::Update,
-                "",
-                kind,
-                now,
-            );
         }
         let key = def.key(namespace, &name);
         if context.dry_run {
@@ -278,6 +275,15 @@ impl Registry {
             ));
         }
         meta::keep_system_fields(&mut object, &old);
+        if context.tracks_fields() {
+            let writer = apply::Writer {
+                manager: &context.field_manager,
+                subresource,
+                kind: schema().type_of_gvk(&gvk),
+                now,
+            };
+            apply::update_managed_fields(Some(&old), &mut object, &writer);
+        }
         admit::mutate(
             self,
             context,
@@ -291,19 +297,6 @@ impl Registry {
         let errors = validation::update(&gvk, def.namespaced, &object, &old, subresource);
         if !errors.is_empty() {
             return Err(ApiError::invalid(def.group, def.kind, name, &errors));
-        }
-        if context.tracks_fields()
-            && let Some(kind) = schema().type_of_gvk(&gvk)
-        {
-            apply::update_managed_fields(
-                Some(&old),
-                &mut object,
-                &context.field_manager,
-                apply::Operation::Update,
-                subresource,
-                kind,
-                now,
-            );
         }
         if object == old {
             return Ok(Some(existing.clone()));

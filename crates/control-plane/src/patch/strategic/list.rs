@@ -10,7 +10,7 @@ use crate::patch::gofmt::go_value;
 pub(super) fn merge(
     live: Vec<Value>,
     patch: Vec<Value>,
-    member: Member<'_>,
+    member: Member,
 ) -> Result<Vec<Value>, PatchError> {
     let Some(first) = live.first().or(patch.first()) else {
         return Ok(live);

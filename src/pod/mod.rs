@@ -11,6 +11,7 @@
 //! | [`mounts`] | where a volume appears in a container's directory |
 
 pub mod admission;
+pub(crate) mod api;
 pub mod command;
 pub mod env;
 pub mod fields;
@@ -19,8 +20,11 @@ pub mod machine;
 mod manager;
 pub mod mounts;
 pub mod objects;
+mod place;
+mod record;
 pub mod status;
 pub mod volumes;
 
 pub use host::Host;
+pub use place::{OpenError, Place};
 pub use manager::{ContainerView, PodView, Pods};

@@ -1,0 +1,354 @@
+//! The API calls that pods need. Every one is bounded in time and in number at once.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use futures::{
+    FutureExt,
+    future::{BoxFuture, Shared},
+};
+use http::{Method, Request};
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use kube::Client;
+use serde::{Deserialize, de::DeserializeOwned, de::IgnoredAny};
+use serde_json::{Value, json};
+use tokio::sync::Semaphore;
+
+use super::{
+    objects::{Data, Kind, Reference},
+    volumes::TokenRequest,
+};
+
+/// No single answer is waited for longer than this.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Look-ups at once. Small, so that look-ups of one object that many pods need meet in
+/// the queue and are made once.
+const LOOKUPS: usize = 4;
+/// Writes at once; each holds a connection.
+const WRITES: usize = 16;
+
+/// Why a call failed.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum ApiProblem {
+    /// There is no such object.
+    #[error("not found")]
+    NotFound,
+    /// A precondition does not hold, another writer was faster, or it exists already.
+    #[error("conflict: {0}")]
+    Conflict(String),
+    /// The server answers and will not do it.
+    #[error("the API server refused with {code}: {message}")]
+    Refused {
+        /// HTTP status.
+        code: u16,
+        /// Its words.
+        message: String,
+    },
+    /// The server cannot be reached or is in trouble; worth another try.
+    #[error("the API server cannot be reached: {0}")]
+    Unreachable(String),
+}
+
+impl From<kube::Error> for ApiProblem {
+    fn from(error: kube::Error) -> Self {
+        match error {
+            kube::Error::Api(status) => match status.code {
+                404 => Self::NotFound,
+                409 => Self::Conflict(status.message),
+                code @ (408 | 429 | 500..) => Self::Unreachable(format!("{code} {}", status.message)),
+                code => Self::Refused { code, message: status.message },
+            },
+            other => Self::Unreachable(chain(&other)),
+        }
+    }
+}
+
+/// An error with all its causes, on one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        source = cause.source();
+    }
+    text
+}
+
+type Lookup = Shared<BoxFuture<'static, Result<Option<Data>, ApiProblem>>>;
+
+/// A client with bounds.
+pub struct PodApi {
+    client: Client,
+    lookups: Arc<Semaphore>,
+    writes: Semaphore,
+    /// Look-ups that are queued and not begun: whoever comes before one begins may share it.
+    queued: Arc<Mutex<HashMap<(String, Reference), Lookup>>>,
+}
+
+impl PodApi {
+    /// Wraps a client.
+    pub fn new(client: Client) -> Self {
+        Self {
+            client,
+            lookups: Arc::new(Semaphore::new(LOOKUPS)),
+            writes: Semaphore::new(WRITES),
+            queued: Arc::default(),
+        }
+    }
+
+    /// The client itself.
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// A config map or secret as it is now; none where it does not exist. The answer is
+    /// never older than the question, so what a user changed before a pod is what the
+    /// pod gets; questions that wait for their turn together are asked once.
+    pub async fn object(
+        &self,
+        namespace: &str,
+        reference: Reference,
+    ) -> Result<Option<Data>, ApiProblem> {
+        let key = (namespace.to_owned(), reference);
+        let lookup = {
+            let mut queued = self.queued.lock().unwrap_or_else(PoisonError::into_inner);
+            queued.entry(key.clone()).or_insert_with(|| self.lookup(key)).clone()
+        };
+        lookup.await
+    }
+
+    fn lookup(&self, key: (String, Reference)) -> Lookup {
+        let (client, lookups, queued) =
+            (self.client.clone(), self.lookups.clone(), self.queued.clone());
+        async move {
+            // Never closed.
+            let _turn = lookups.acquire().await;
+            queued.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
+            let (namespace, Reference { kind, name }) = key;
+            let uri = format!("/api/v1/namespaces/{namespace}/{}/{name}", kind.plural());
+            let found = match kind {
+                Kind::ConfigMap => get::<ConfigMap>(&client, &uri).await.map(Data::from),
+                Kind::Secret => get::<Secret>(&client, &uri).await.map(Data::from),
+            };
+            match found {
+                Ok(data) => Ok(Some(data)),
+                Err(ApiProblem::NotFound) => Ok(None),
+                Err(problem) => Err(problem),
+            }
+        }
+        .boxed()
+        .shared()
+    }
+
+    /// A token of a service account, bound to a pod.
+    pub async fn token(
+        &self,
+        namespace: &str,
+        account: &str,
+        pod: (&str, &str),
+        wanted: &TokenRequest,
+    ) -> Result<Token, ApiProblem> {
+        #[derive(Deserialize)]
+        struct Answer {
+            status: Token,
+        }
+        let audiences: Vec<_> = [&wanted.audience].into_iter().filter(|it| !it.is_empty()).collect();
+        let (name, uid) = pod;
+        let body = json!({
+            "apiVersion": "authentication.k8s.io/v1",
+            "kind": "TokenRequest",
+            "spec": {
+                "audiences": audiences,
+                "expirationSeconds": wanted.expiration,
+                "boundObjectRef": {"apiVersion": "v1", "kind": "Pod", "name": name, "uid": uid},
+            },
+        });
+        let uri = format!("/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token");
+        let answer: Answer = self.write(Method::POST, &uri, "application/json", &body).await?;
+        Ok(answer.status)
+    }
+
+    /// Writes a pod's status.
+    pub async fn patch_status(
+        &self,
+        namespace: &str,
+        name: &str,
+        patch: &Value,
+    ) -> Result<(), ApiProblem> {
+        let uri = format!("/api/v1/namespaces/{namespace}/pods/{name}/status?fieldManager=vk-cmd");
+        let kind = "application/strategic-merge-patch+json";
+        self.write::<IgnoredAny>(Method::PATCH, &uri, kind, patch).await.map(drop)
+    }
+
+    /// Deletes a pod for good, if it is still the one we mean.
+    pub async fn delete_pod(&self, namespace: &str, name: &str, uid: &str) -> Result<(), ApiProblem> {
+        let body = json!({
+            "apiVersion": "v1",
+            "kind": "DeleteOptions",
+            "gracePeriodSeconds": 0,
+            "preconditions": {"uid": uid},
+        });
+        let uri = format!("/api/v1/namespaces/{namespace}/pods/{name}");
+        self.write::<IgnoredAny>(Method::DELETE, &uri, "application/json", &body).await.map(drop)
+    }
+
+    async fn write<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        uri: &str,
+        content_type: &str,
+        body: &Value,
+    ) -> Result<T, ApiProblem> {
+        let _turn = self.writes.acquire().await;
+        send(&self.client, method, uri, content_type, body).await
+    }
+}
+
+/// An issued token.
+#[derive(Clone, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Token {
+    /// The token.
+    pub token: String,
+    /// When it ends.
+    pub expiration_timestamp: jiff::Timestamp,
+}
+
+/// Reads one object.
+pub(crate) async fn get<T: DeserializeOwned>(client: &Client, uri: &str) -> Result<T, ApiProblem> {
+    let request = Request::get(uri).body(Vec::new());
+    request_in_time(client, request).await
+}
+
+/// Writes one object.
+pub(crate) async fn send<T: DeserializeOwned>(
+    client: &Client,
+    method: Method,
+    uri: &str,
+    content_type: &str,
+    body: &Value,
+) -> Result<T, ApiProblem> {
+    let body = serde_json::to_vec(body).unwrap_or_default();
+    let request = Request::builder().method(method).uri(uri).header("content-type", content_type);
+    request_in_time(client, request.body(body)).await
+}
+
+async fn request_in_time<T: DeserializeOwned>(
+    client: &Client,
+    request: Result<Request<Vec<u8>>, http::Error>,
+) -> Result<T, ApiProblem> {
+    let request =
+        request.map_err(|error| ApiProblem::Refused { code: 0, message: chain(&error) })?;
+    match tokio::time::timeout(PATIENCE, client.request(request)).await {
+        Ok(answer) => Ok(answer?),
+        Err(_) => {
+            Err(ApiProblem::Unreachable(format!("no answer within {} s", PATIENCE.as_secs())))
+        }
+    }
+}
+
+/// Pauses between tries of something that has to succeed in the end: doubling, with
+/// jitter, so that a thousand pods do not come back at once.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Retry {
+    failures: u32,
+}
+
+impl Retry {
+    const FIRST: Duration = Duration::from_millis(200);
+    const LONGEST: Duration = Duration::from_secs(30);
+
+    /// The pause after one more failure.
+    pub(crate) fn failed(&mut self) -> Duration {
+        let pause = (Self::FIRST * (1 << self.failures.min(10))).min(Self::LONGEST);
+        self.failures += 1;
+        pause.mul_f64(jitter())
+    }
+
+    /// It worked.
+    pub(crate) fn succeeded(&mut self) {
+        self.failures = 0;
+    }
+}
+
+/// Between a half and one.
+fn jitter() -> f64 {
+    let random = uuid::Uuid::new_v4().as_u128() as u16;
+    0.5 + f64::from(random) / f64::from(u16::MAX) / 2.0
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use http::Response;
+    use kube::client::Body;
+
+    use super::*;
+
+    fn fake(answer: impl Fn(&str) -> (u16, Value) + Clone + Send + Sync + 'static) -> PodApi {
+        let service = tower::service_fn(move |request: Request<Body>| {
+            let (code, body) = answer(request.uri().path());
+            async move {
+                let body = Body::from(serde_json::to_vec(&body).unwrap());
+                Ok::<_, std::convert::Infallible>(Response::builder().status(code).body(body).unwrap())
+            }
+        });
+        PodApi::new(Client::new(service, "default"))
+    }
+
+    fn status(code: u16) -> (u16, Value) {
+        (code, json!({"kind": "Status", "status": "Failure", "code": code, "message": "m", "reason": "r"}))
+    }
+
+    #[tokio::test]
+    async fn answers_are_told_apart() {
+        let api = fake(|path| match path.rsplit('/').next().unwrap() {
+            "there" => (200, json!({"data": {"k": "v"}})),
+            "gone" => status(404),
+            "forbidden" => status(403),
+            _ => status(503),
+        });
+        let find = |name: &str| {
+            api.object("ns", Reference { kind: Kind::ConfigMap, name: name.to_owned() })
+        };
+        assert_eq!(find("there").await.unwrap().unwrap().text("k").as_deref(), Some("v"));
+        assert_eq!(find("gone").await.unwrap(), None);
+        assert!(matches!(find("forbidden").await, Err(ApiProblem::Refused { code: 403, .. })));
+        assert!(matches!(find("busy").await, Err(ApiProblem::Unreachable(_))));
+    }
+
+    #[tokio::test]
+    async fn questions_that_wait_together_are_asked_once() {
+        let asked = Arc::new(AtomicUsize::new(0));
+        let count = asked.clone();
+        let api = fake(move |_| {
+            count.fetch_add(1, Ordering::Relaxed);
+            (200, json!({}))
+        });
+        let one = || api.object("ns", Reference { kind: Kind::Secret, name: "s".into() });
+        futures::future::join_all((0..100).map(|_| one())).await;
+        let together = asked.load(Ordering::Relaxed);
+        assert!(together <= LOOKUPS + 1, "{together} questions");
+        one().await.unwrap();
+        let later = asked.load(Ordering::Relaxed);
+        assert_eq!(later, together + 1, "a later question is asked again");
+    }
+
+    #[test]
+    fn pauses_grow_to_a_limit() {
+        let mut retry = Retry::default();
+        let pauses: Vec<_> = (0..12).map(|_| retry.failed()).collect();
+        assert!(pauses[0] >= Retry::FIRST / 2 && pauses[0] <= Retry::FIRST);
+        assert!(pauses[11] >= Retry::LONGEST / 2 && pauses[11] <= Retry::LONGEST);
+        retry.succeeded();
+        assert!(retry.failed() <= Retry::FIRST);
+    }
+}

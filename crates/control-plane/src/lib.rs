@@ -9,6 +9,7 @@ pub mod controllers;
 pub mod defaults;
 pub mod openapi;
 pub mod patch;
+mod plane;
 pub mod quantity;
 pub mod registry;
 pub mod resource;
@@ -18,3 +19,5 @@ pub mod schema;
 pub mod status;
 pub mod store;
 pub mod validation;
+
+pub use plane::{Config, ControlPlane, StartError};

@@ -18,7 +18,17 @@ pub mod accounts;
 pub mod feed;
 pub mod queue;
 
+use std::sync::Arc;
+
 use serde_json::Value;
+
+use crate::auth::pki::Pki;
+use crate::registry::Registry;
+
+/// Runs all controllers until the store is closed.
+pub async fn run(registry: Registry, pki: Arc<Pki>) {
+    accounts::run(registry, pki.ca_pem.as_str().into()).await;
+}
 
 /// The text at `pointer`; empty where there is none.
 fn text<'a>(value: &'a Value, pointer: &str) -> &'a str {

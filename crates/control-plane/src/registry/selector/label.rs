@@ -6,6 +6,8 @@ use std::collections::BTreeSet;
 use std::iter::Peekable;
 use std::str::CharIndices;
 
+use serde_json::Value;
+
 use crate::status::FieldError;
 use crate::validation::names;
 
@@ -68,9 +70,43 @@ impl LabelSelector {
         parser.selector().map(|requirements| Self { requirements })
     }
 
+    /// The text of a `LabelSelector` object (`matchLabels`, `matchExpressions`).
+    pub fn text_of(selector: &Value) -> String {
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let labels = selector["matchLabels"].as_object().into_iter().flatten();
+        let mut parts: Vec<String> = labels
+            .map(|(key, value)| format!("{key}={}", text(value)))
+            .collect();
+        let expressions = selector["matchExpressions"].as_array();
+        for expression in expressions.into_iter().flatten() {
+            let key = text(&expression["key"]);
+            let values = expression["values"].as_array().into_iter().flatten();
+            let values: Vec<String> = values.map(text).collect();
+            let values = values.join(",");
+            parts.push(match expression["operator"].as_str() {
+                Some("In") => format!("{key} in ({values})"),
+                Some("NotIn") => format!("{key} notin ({values})"),
+                Some("DoesNotExist") => format!("!{key}"),
+                _ => key,
+            });
+        }
+        parts.join(",")
+    }
+
     /// Whether everything is chosen.
     pub fn is_everything(&self) -> bool {
         self.requirements.is_empty()
+    }
+
+    /// Whether an object is chosen by its labels.
+    pub fn matches_object(&self, object: &Value) -> bool {
+        let labels = object["metadata"]["labels"].as_object();
+        let labels: Vec<_> = labels
+            .into_iter()
+            .flatten()
+            .filter_map(|(key, value)| Some((key.as_str().into(), value.as_str()?.into())))
+            .collect();
+        self.matches(&labels)
     }
 
     /// Whether an object with these labels is chosen.

@@ -1,0 +1,253 @@
+//! One request: who asks, what for, whether they may, and the answer.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use http::header::{AUTHORIZATION, HeaderValue};
+use http::{HeaderMap, Method, Request, Response};
+use hyper::body::Incoming;
+use jiff::Timestamp;
+use tokio_util::sync::CancellationToken;
+
+use super::accept::{Form, negotiate};
+use super::body::{self, Body};
+use super::path::{self, ResourcePath, Target};
+use super::query::Query;
+use super::{Api, paths, resources};
+use crate::auth::authn::Peer;
+use crate::auth::{self, Attributes, User, review};
+use crate::registry::Context;
+use crate::registry::selector::FieldSelector;
+use crate::resource::ResourceDef;
+use crate::status::ApiError;
+
+/// A request about a resource, after authorization.
+pub(super) struct Call {
+    pub(super) api: Arc<Api>,
+    pub(super) user: Arc<User>,
+    pub(super) def: &'static ResourceDef,
+    pub(super) path: ResourcePath,
+    pub(super) verb: &'static str,
+    pub(super) method: Method,
+    pub(super) query: Query,
+    pub(super) raw_query: String,
+    pub(super) headers: HeaderMap,
+    pub(super) form: Form,
+    pub(super) shutdown: CancellationToken,
+}
+
+impl Call {
+    /// The context of a write, as the query and the headers describe it.
+    pub(super) fn context(&self, options_kind: &str) -> Result<Context, ApiError> {
+        let mut context = Context::new(self.user.clone());
+        context.dry_run = self.query.dry_run(options_kind)?;
+        context.field_validation = self.query.field_validation(options_kind)?;
+        context.field_manager = match self.query.get("fieldManager") {
+            Some(manager) if !manager.is_empty() => manager.to_owned(),
+            _ => agent_name(&self.headers),
+        };
+        Ok(context)
+    }
+}
+
+/// How long the name of a field manager may be, in bytes.
+const MANAGER_LIMIT: usize = 128;
+
+/// The first word of `User-Agent`: who owns fields when nobody says so.
+fn agent_name(headers: &HeaderMap) -> String {
+    let agent = headers
+        .get(http::header::USER_AGENT)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default();
+    let name = agent.split('/').next().unwrap_or_default();
+    let printable = name.chars().filter(|c| !c.is_control());
+    let mut short = String::new();
+    for c in printable {
+        if short.len() + c.len_utf8() > MANAGER_LIMIT {
+            break;
+        }
+        short.push(c);
+    }
+    if short.is_empty() {
+        "unknown".to_owned()
+    } else {
+        short
+    }
+}
+
+/// Answers a request, whatever it is.
+pub(super) async fn handle(
+    api: Arc<Api>,
+    peer: &Peer,
+    request: Request<Incoming>,
+    shutdown: CancellationToken,
+) -> Response<Body> {
+    let started = Instant::now();
+    let target = path::parse(request.uri().path());
+    let query = Query::parse(request.uri().query());
+    let verb = match &target {
+        Target::Resource(path) => resource_verb(path, request.method(), &query),
+        _ => method_name(request.method()),
+    };
+    let resource = match &target {
+        Target::Resource(path) => path.def.plural,
+        _ => "",
+    };
+    let method = request.method().clone();
+    let uri = request.uri().path().to_owned();
+    let answer = answer(api.clone(), peer, request, target, query, verb, shutdown).await;
+    let response = answer.unwrap_or_else(|error| body::failure(&error));
+    let elapsed = started.elapsed();
+    let code = response.status().as_u16();
+    api.metrics.count(verb, resource, code, elapsed);
+    tracing::debug!(%method, uri, code, ?elapsed, "request");
+    response
+}
+
+async fn answer(
+    api: Arc<Api>,
+    peer: &Peer,
+    request: Request<Incoming>,
+    target: Target,
+    query: Query,
+    verb: &'static str,
+    shutdown: CancellationToken,
+) -> Result<Response<Body>, ApiError> {
+    let user = authenticate(&api, peer, request.headers())?;
+    let path = match target {
+        Target::Resource(path) => path,
+        other => {
+            let path = request.uri().path();
+            permit(&api, &Attributes::of_path(&user, verb, path))?;
+            return paths::answer(&api, &other, &request, &query);
+        }
+    };
+    authorize(&api, &user, &path, verb, &query)?;
+    let form = negotiate(request.headers(), query.get("pretty"))?;
+    let raw_query = request.uri().query().unwrap_or_default().to_owned();
+    let (head, body) = request.into_parts();
+    let call = Call {
+        api,
+        user,
+        def: path.def,
+        path,
+        verb,
+        method: head.method,
+        query,
+        raw_query,
+        headers: head.headers,
+        form,
+        shutdown,
+    };
+    resources::answer(call, body).await
+}
+
+/// The user of a request, impersonation included.
+fn authenticate(api: &Api, peer: &Peer, headers: &HeaderMap) -> Result<Arc<User>, ApiError> {
+    let authorization = headers
+        .get(AUTHORIZATION)
+        .map(HeaderValue::to_str)
+        .and_then(Result::ok);
+    let user = api
+        .authenticator
+        .authenticate(peer, authorization, Timestamp::now())
+        .map_err(|refused| {
+            tracing::debug!(reason = refused.reason, "not authenticated");
+            ApiError::unauthorized()
+        })?;
+    let impersonation: Vec<(&str, &str)> = headers
+        .iter()
+        .filter(|(name, _)| name.as_str().starts_with("impersonate-"))
+        .filter_map(|(name, value)| Some((name.as_str(), value.to_str().ok()?)))
+        .collect();
+    if impersonation.is_empty() {
+        return Ok(user);
+    }
+    Ok(
+        match review::impersonate(&api.authorizer, &user, &impersonation)? {
+            Some(other) => Arc::new(other),
+            None => user,
+        },
+    )
+}
+
+fn permit(api: &Api, attributes: &Attributes<'_>) -> Result<(), ApiError> {
+    match api.authorizer.authorize(attributes) {
+        auth::Decision::Allow { .. } => Ok(()),
+        auth::Decision::Deny { reason } => Err(auth::forbidden(attributes, &reason)),
+    }
+}
+
+fn authorize(
+    api: &Api,
+    user: &User,
+    path: &ResourcePath,
+    verb: &str,
+    query: &Query,
+) -> Result<(), ApiError> {
+    let def = path.def;
+    let mut name = path.name.clone();
+    let mut fields = Vec::new();
+    if matches!(verb, "list" | "watch" | "deletecollection") {
+        // A selector that does not parse is refused later; until then it narrows nothing.
+        let selector = query.get("fieldSelector").unwrap_or_default();
+        if let Ok(selector) = FieldSelector::parse(def, selector) {
+            if name.is_empty() {
+                name = selector.name().unwrap_or_default().to_owned();
+            }
+            fields = selector.requirements();
+        }
+    }
+    // A request about a namespace is a request in it.
+    let namespace = if def.group.is_empty() && def.plural == "namespaces" {
+        &path.name
+    } else {
+        &path.namespace
+    };
+    permit(
+        api,
+        &Attributes {
+            version: def.version,
+            subresource: &path.subresource,
+            namespace,
+            name: &name,
+            fields: &fields,
+            ..Attributes::of_resource(user, verb, def.group, def.plural)
+        },
+    )
+}
+
+/// The verb that authorization knows a request by.
+fn resource_verb(path: &ResourcePath, method: &Method, query: &Query) -> &'static str {
+    let one = !path.name.is_empty();
+    match method.as_str() {
+        "GET" | "HEAD" if path.subresource.is_empty() && query.is_watch() => "watch",
+        "GET" | "HEAD" if one => "get",
+        "GET" | "HEAD" => "list",
+        "POST" => "create",
+        "PUT" => "update",
+        "PATCH" => "patch",
+        "DELETE" if one => "delete",
+        "DELETE" => "deletecollection",
+        other => other_method(other),
+    }
+}
+
+fn method_name(method: &Method) -> &'static str {
+    match method.as_str() {
+        "GET" => "get",
+        "HEAD" => "head",
+        "POST" => "post",
+        "PUT" => "put",
+        "PATCH" => "patch",
+        "DELETE" => "delete",
+        other => other_method(other),
+    }
+}
+
+fn other_method(method: &str) -> &'static str {
+    match method {
+        "OPTIONS" => "options",
+        _ => "other",
+    }
+}

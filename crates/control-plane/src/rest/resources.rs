@@ -1,0 +1,431 @@
+//! Requests about resources: the ordinary verbs.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::HeaderValue;
+use http::{Response, StatusCode};
+use hyper::body::Incoming;
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::accept::Shape;
+use super::body::{self, Body};
+use super::handler::Call;
+use super::query::propagation;
+use super::render::{IncludeObject, View};
+use super::{reviews, subresources, watch};
+use crate::codec;
+use crate::registry::{
+    Context, DeleteOptions, Deleted, FieldValidation, Patch, PatchKind, strict_error,
+};
+use crate::resource::ResourceDef;
+use crate::schema::Gvk;
+use crate::status::ApiError;
+use crate::store::Object;
+
+pub(super) async fn answer(call: Call, body: Incoming) -> Result<Response<Body>, ApiError> {
+    let subresource = call.path.subresource.as_str();
+    let verbs = match call.def.subresource(subresource) {
+        Some(sub) => sub.verbs,
+        None => call.def.verbs,
+    };
+    if !verbs.contains(&call.verb) {
+        return Err(ApiError::method_not_allowed());
+    }
+    if !subresource.is_empty() {
+        return subresources::answer(call, body).await;
+    }
+    if !call.def.is_stored() {
+        return reviews::answer(call, body).await;
+    }
+    match call.verb {
+        "get" => get(&call),
+        "list" => list(&call),
+        "watch" => watch::answer(&call),
+        "create" => create(&call, body).await,
+        "update" => update(&call, body).await,
+        "patch" => patch(&call, body).await,
+        "delete" => delete(&call, body).await,
+        "deletecollection" => delete_collection(&call, body).await,
+        _ => Err(ApiError::method_not_allowed()),
+    }
+}
+
+impl Call {
+    /// What the client wants to see.
+    pub(super) fn view(&self) -> View {
+        View {
+            def: self.def,
+            shape: self.form.shape,
+            include: IncludeObject::parse(self.query.get("includeObject")),
+        }
+    }
+
+    /// An answer that shows one stored object, and the warnings of the request.
+    pub(super) fn show(
+        &self,
+        status: StatusCode,
+        object: &Object,
+        context: Option<&Context>,
+    ) -> Response<Body> {
+        let mut text = Vec::from(self.view().object(object, true, Timestamp::now()));
+        text.push(b'\n');
+        let mut response = body::json_text(status, self.form.encoding, text.into());
+        if let Some(context) = context {
+            add_warnings(&mut response, context);
+        }
+        response
+    }
+
+    /// The object in a request's body, decoded and checked against `expected`.
+    pub(super) async fn object(
+        &self,
+        context: &Context,
+        expected: &Gvk,
+        body: Incoming,
+    ) -> Result<Value, ApiError> {
+        let encoding = body::encoding_of(&self.headers)?;
+        let bytes = body::read(body).await?;
+        decode(context, expected, encoding, &bytes)
+    }
+}
+
+/// Adds one `Warning` header for each warning.
+pub(super) fn add_warnings(response: &mut Response<Body>, context: &Context) {
+    for warning in context.take_warnings() {
+        let plain: String = warning
+            .chars()
+            .map(|c| if c.is_control() { ' ' } else { c })
+            .collect();
+        let quoted = plain.replace('\\', "\\\\").replace('"', "\\\"");
+        if let Ok(value) = HeaderValue::from_str(&format!("299 - \"{quoted}\"")) {
+            response.headers_mut().append("warning", value);
+        }
+    }
+}
+
+fn decode(
+    context: &Context,
+    expected: &Gvk,
+    encoding: codec::Encoding,
+    bytes: &Bytes,
+) -> Result<Value, ApiError> {
+    let kind = &expected.kind;
+    let unfit = |why: String| {
+        ApiError::bad_request(format!(
+            "{kind} in version {:?} cannot be handled as a {kind}: {why}",
+            expected.version
+        ))
+    };
+    let decoded =
+        codec::decode(bytes, encoding, Some(expected)).map_err(|error| unfit(error.to_string()))?;
+    if decoded.gvk != *expected {
+        return Err(if decoded.gvk.kind == *kind {
+            ApiError::bad_request(format!(
+                "the API version in the data ({}) does not match the expected API version ({})",
+                decoded.gvk.api_version(),
+                expected.api_version()
+            ))
+        } else {
+            ApiError::bad_request(format!(
+                "the object provided is unrecognized (must be of type {kind}): it is {}",
+                decoded.gvk
+            ))
+        });
+    }
+    match context.field_validation {
+        FieldValidation::Ignore => {}
+        FieldValidation::Warn => {
+            for problem in &decoded.problems {
+                context.warn(problem.to_string());
+            }
+        }
+        FieldValidation::Strict if decoded.problems.is_empty() => {}
+        FieldValidation::Strict => {
+            return Err(unfit(strict_error(&decoded.problems).message));
+        }
+    }
+    Ok(decoded.value)
+}
+
+fn get(call: &Call) -> Result<Response<Body>, ApiError> {
+    let version = call.query.get("resourceVersion").unwrap_or_default();
+    if !version.is_empty() {
+        let asked: u64 = version.parse().map_err(|_| {
+            ApiError::bad_request(format!(
+                "invalid resource version: resourceVersion: Invalid value: {version:?}: strconv.ParseUint: parsing {version:?}: invalid syntax"
+            ))
+        })?;
+        let current = call.api.registry.store().revision();
+        if asked > current {
+            return Err(ApiError::revision_in_future(asked, current));
+        }
+    }
+    let object = call
+        .api
+        .registry
+        .get(call.def, &call.path.namespace, &call.path.name)?;
+    Ok(call.show(StatusCode::OK, &object, None))
+}
+
+fn list(call: &Call) -> Result<Response<Body>, ApiError> {
+    let options = call.query.list_options()?;
+    let listed = call
+        .api
+        .registry
+        .list(call.def, &call.path.namespace, &options)?;
+    let text = call.view().list(&listed, Timestamp::now());
+    Ok(body::json_text(StatusCode::OK, call.form.encoding, text))
+}
+
+async fn create(call: &Call, body: Incoming) -> Result<Response<Body>, ApiError> {
+    if !call.path.name.is_empty() {
+        return Err(ApiError::method_not_allowed());
+    }
+    let def = call.def;
+    if def.namespaced && call.path.namespace.is_empty() {
+        return Err(ApiError::method_not_allowed());
+    }
+    let context = call.context("CreateOptions")?;
+    let object = call.object(&context, &def.gvk(), body).await?;
+    let object = call
+        .api
+        .registry
+        .create(&context, def, &call.path.namespace, object)
+        .await?;
+    if !def.acted_on {
+        context.warn(unattended(def));
+    }
+    Ok(call.show(StatusCode::CREATED, &object, Some(&context)))
+}
+
+/// What a client is told that creates an object which nothing will act on.
+fn unattended(def: &ResourceDef) -> String {
+    format!(
+        "{} is stored, but no controller of this control plane acts on it",
+        crate::status::group_resource(def.group, def.plural)
+    )
+}
+
+async fn update(call: &Call, body: Incoming) -> Result<Response<Body>, ApiError> {
+    let context = call.context("UpdateOptions")?;
+    let object = call.object(&context, &call.def.gvk(), body).await?;
+    write(call, &context, object).await
+}
+
+/// Replaces the object of the path, or the part of it that its sub-resource writes.
+pub(super) async fn write(
+    call: &Call,
+    context: &Context,
+    object: Value,
+) -> Result<Response<Body>, ApiError> {
+    let path = &call.path;
+    let existed = call
+        .api
+        .registry
+        .store()
+        .get(&call.def.key(&path.namespace, &path.name))
+        .is_some();
+    let object = call
+        .api
+        .registry
+        .update(
+            context,
+            call.def,
+            &path.namespace,
+            &path.name,
+            &path.subresource,
+            object,
+        )
+        .await?;
+    let status = if existed {
+        StatusCode::OK
+    } else {
+        StatusCode::CREATED
+    };
+    Ok(call.show(status, &object, Some(context)))
+}
+
+pub(super) fn patch_kind(call: &Call) -> Result<PatchKind, ApiError> {
+    Ok(match body::media_type(&call.headers).as_str() {
+        "application/json-patch+json" => PatchKind::Json,
+        "application/merge-patch+json" => PatchKind::Merge,
+        "application/strategic-merge-patch+json" => PatchKind::Strategic,
+        "application/apply-patch+yaml" => PatchKind::Apply,
+        other => {
+            return Err(ApiError::unsupported_media_type(
+                other,
+                &[
+                    "application/json-patch+json",
+                    "application/merge-patch+json",
+                    "application/strategic-merge-patch+json",
+                    "application/apply-patch+yaml",
+                ],
+            ));
+        }
+    })
+}
+
+/// Patches the object of the path, or the part of it that its sub-resource writes.
+pub(super) async fn patch(call: &Call, body: Incoming) -> Result<Response<Body>, ApiError> {
+    let kind = patch_kind(call)?;
+    let mut context = call.context("PatchOptions")?;
+    if kind == PatchKind::Apply && call.query.get("fieldManager").is_none_or(str::is_empty) {
+        // The manager of an apply is never guessed.
+        context.field_manager.clear();
+    }
+    let patch = Patch {
+        kind,
+        body: body::read(body).await?,
+        force: call.query.flag("force").unwrap_or(false),
+    };
+    let path = &call.path;
+    let existed = call
+        .api
+        .registry
+        .store()
+        .get(&call.def.key(&path.namespace, &path.name))
+        .is_some();
+    let object = call
+        .api
+        .registry
+        .patch(
+            &context,
+            call.def,
+            &path.namespace,
+            &path.name,
+            &path.subresource,
+            patch,
+        )
+        .await?;
+    let status = if existed {
+        StatusCode::OK
+    } else {
+        StatusCode::CREATED
+    };
+    Ok(call.show(status, &object, Some(&context)))
+}
+
+/// The options of a delete: from the body where there is one, else from the query.
+pub(super) async fn delete_options(
+    call: &Call,
+    context: &mut Context,
+    body: Incoming,
+) -> Result<DeleteOptions, ApiError> {
+    let encoding = body::encoding_of(&call.headers);
+    let bytes = body::read(body).await?;
+    if bytes.is_empty() {
+        return call.query.delete_options();
+    }
+    let expected = Gvk::new("meta.k8s.io", "v1", "DeleteOptions");
+    let decoded = codec::decode(&bytes, encoding?, Some(&expected))?;
+    if decoded.gvk.kind != "DeleteOptions" {
+        return Err(ApiError::bad_request(format!(
+            "decoded object cannot be converted to DeleteOptions: it is {}",
+            decoded.gvk
+        )));
+    }
+    read_delete_options(&decoded.value, context)
+}
+
+/// The fields of a `DeleteOptions` object.
+pub(super) fn read_delete_options(
+    options: &Value,
+    context: &mut Context,
+) -> Result<DeleteOptions, ApiError> {
+    if options["dryRun"]
+        .as_array()
+        .is_some_and(|list| list.iter().any(|value| value == "All"))
+    {
+        context.dry_run = true;
+    }
+    let text = |value: &Value| value.as_str().map(str::to_owned);
+    Ok(DeleteOptions {
+        grace_period_seconds: options["gracePeriodSeconds"].as_i64(),
+        preconditions: crate::registry::Preconditions {
+            uid: text(&options["preconditions"]["uid"]),
+            resource_version: text(&options["preconditions"]["resourceVersion"]),
+        },
+        propagation: propagation(
+            options["propagationPolicy"].as_str().unwrap_or_default(),
+            options["orphanDependents"].as_bool(),
+        )?,
+    })
+}
+
+async fn delete(call: &Call, body: Incoming) -> Result<Response<Body>, ApiError> {
+    let mut context = call.context("DeleteOptions")?;
+    let options = delete_options(call, &mut context, body).await?;
+    let deleted = call
+        .api
+        .registry
+        .delete(
+            &context,
+            call.def,
+            &call.path.namespace,
+            &call.path.name,
+            &options,
+        )
+        .await?;
+    Ok(show_deleted(call, &context, &deleted))
+}
+
+/// Kinds of which a delete answers with the object that is gone; for others it is a `Status`.
+const RETURNED: [&str; 6] = [
+    "Pod",
+    "PersistentVolume",
+    "PersistentVolumeClaim",
+    "ServiceAccount",
+    "PodTemplate",
+    "ResourceQuota",
+];
+
+fn show_deleted(call: &Call, context: &Context, deleted: &Deleted) -> Response<Body> {
+    match deleted {
+        Deleted::Gone(object) if !RETURNED.contains(&call.def.kind) => {
+            let uid = object.value()["metadata"]["uid"].clone();
+            let mut details = json!({"name": object.name(), "kind": call.def.plural, "uid": uid});
+            if !call.def.group.is_empty() {
+                details["group"] = call.def.group.into();
+            }
+            let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {},
+                                "status": "Success", "details": details});
+            let mut response = body::object(StatusCode::OK, call.form.encoding, &status);
+            add_warnings(&mut response, context);
+            response
+        }
+        Deleted::Gone(object) | Deleted::Marked(object) => {
+            call.show(StatusCode::OK, object, Some(context))
+        }
+    }
+}
+
+async fn delete_collection(call: &Call, body: Incoming) -> Result<Response<Body>, ApiError> {
+    let mut context = call.context("DeleteOptions")?;
+    let list = call.query.list_options()?;
+    let options = delete_options(call, &mut context, body).await?;
+    let revision = call.api.registry.store().revision();
+    let objects: Vec<Arc<Object>> = call
+        .api
+        .registry
+        .delete_collection(&context, call.def, &call.path.namespace, &list, &options)
+        .await?;
+    let listed = crate::registry::Listed {
+        revision,
+        objects,
+        continue_: String::new(),
+        remaining: None,
+    };
+    let view = View {
+        shape: match call.form.shape {
+            Shape::Table => Shape::Full,
+            other => other,
+        },
+        ..call.view()
+    };
+    let text = view.list(&listed, Timestamp::now());
+    let mut response = body::json_text(StatusCode::OK, call.form.encoding, text);
+    add_warnings(&mut response, &context);
+    Ok(response)
+}

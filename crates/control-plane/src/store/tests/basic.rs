@@ -287,6 +287,10 @@ async fn compaction_drops_what_was_superseded_and_nothing_else() {
     for round in 0..400 {
         set(&store, &format!("pods/a/{}", round % 7), &text).await;
     }
+    store.close().await;
+    // However far compactions fell behind the writes, the next one catches up, and a store does
+    // not close before it ended.
+    let store = Store::open(directory.path(), options.clone()).expect("a store");
     remove(&store, "pods/a/0").await;
     let before = store.list("");
     store.close().await;
@@ -294,7 +298,7 @@ async fn compaction_drops_what_was_superseded_and_nothing_else() {
         .iter()
         .map(|path| path.metadata().expect("a file").len())
         .sum();
-    assert!(bytes < 150_000, "{bytes} bytes are left of 400,000");
+    assert!(bytes < 70_000, "{bytes} bytes are left of 400,000");
     assert_eq!(files(directory.path(), "snapshot-").len(), 1);
     let store = Store::open(directory.path(), options).expect("a store");
     let after = store.list("");

@@ -24,6 +24,9 @@ pub struct UpArgs {
     /// Give the node the documented taint, virtual-kubelet.io/provider=mock:NoSchedule
     #[arg(long)]
     pub taint: bool,
+    /// More labels of the node: key=value, separated by commas
+    #[arg(long, value_name = "LABELS", value_delimiter = ',')]
+    pub node_labels: Vec<String>,
     /// Run no scheduler (another one is to do it)
     #[arg(long)]
     pub no_scheduler: bool,

@@ -11,4 +11,4 @@ pub use discovery::{Kind, Kinds};
 pub use manifest::{Manifest, ManifestError, read_manifests};
 pub use requests::{Applied, Connection, LogOptions};
 pub use table::render;
-pub use watch::{Outcome, until_gone, until_settled};
+pub use watch::{Outcome, until_gone, until_settled, until_started};

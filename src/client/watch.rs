@@ -63,26 +63,52 @@ pub async fn until_settled(
     namespace: &str,
     name: &str,
 ) -> Result<Outcome, kube::Error> {
+    let found = until(connection, kind, namespace, name, settled).await?;
+    Ok(found.unwrap_or(Outcome::Gone))
+}
+
+/// Waits until every container of a pod has a log, or never will; the names of those that have.
+///
+/// # Errors
+/// Those of the requests.
+pub async fn until_started(
+    connection: &Connection,
+    kind: &Kind,
+    namespace: &str,
+    name: &str,
+) -> Result<Vec<String>, kube::Error> {
+    let found = until(connection, kind, namespace, name, started).await?;
+    Ok(found.unwrap_or_default())
+}
+
+/// Waits until `look` finds something in the pod; none where the pod is deleted before.
+async fn until<T>(
+    connection: &Connection,
+    kind: &Kind,
+    namespace: &str,
+    name: &str,
+    look: impl Fn(&Value) -> Option<T>,
+) -> Result<Option<T>, kube::Error> {
     let path = kind.path(Some(namespace), Some(name));
     let collection = kind.path(Some(namespace), None);
     loop {
         let pod = match connection.get(&path).await {
             Ok(pod) => pod,
-            Err(kube::Error::Api(status)) if status.code == 404 => return Ok(Outcome::Gone),
+            Err(kube::Error::Api(status)) if status.code == 404 => return Ok(None),
             Err(error) => return Err(error),
         };
-        if let Some(outcome) = settled(&pod) {
-            return Ok(outcome);
+        if let Some(found) = look(&pod) {
+            return Ok(Some(found));
         }
         let mut events = Box::pin(follow(connection, &collection, name, &pod).await?);
         while let Some(Ok(event)) = events.next().await {
             match event["type"].as_str() {
-                Some("DELETED") => return Ok(Outcome::Gone),
+                Some("DELETED") => return Ok(None),
                 Some("ERROR") => break,
                 _ => {}
             }
-            if let Some(outcome) = settled(&event["object"]) {
-                return Ok(outcome);
+            if let Some(found) = look(&event["object"]) {
+                return Ok(Some(found));
             }
         }
     }
@@ -102,6 +128,24 @@ async fn follow(
         ("resourceVersion", version.to_owned()),
     ];
     connection.watch(collection, &pairs).await
+}
+
+/// The containers that have begun, once all have or the pod is over.
+fn started(pod: &Value) -> Option<Vec<String>> {
+    let status = &pod["status"];
+    let begun: Vec<String> = status["containerStatuses"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter(|container| {
+            let state = &container["state"];
+            state["running"].is_object() || state["terminated"]["startedAt"].is_string()
+        })
+        .filter_map(|container| container["name"].as_str().map(str::to_owned))
+        .collect();
+    let wanted = pod["spec"]["containers"].as_array().map_or(0, Vec::len);
+    let over = matches!(status["phase"].as_str(), Some("Succeeded" | "Failed"));
+    (over || begun.len() == wanted).then_some(begun)
 }
 
 /// Whether a pod has come to rest, and how.

@@ -1,7 +1,5 @@
 //! `vk-cmd apply`.
 
-use std::path::PathBuf;
-
 use anyhow::{Context, Result};
 
 use crate::cli::ApplyArgs;
@@ -35,20 +33,8 @@ pub async fn run(args: ApplyArgs) -> Result<Exit> {
     Ok(Exit::Success)
 }
 
-/// Reads the files and applies every object, in order.
-///
-/// # Errors
-/// As [`run`].
-pub async fn apply_files(connection: &Connection, files: &[PathBuf]) -> Result<Vec<AppliedObject>> {
-    let manifests = read_manifests(files)?;
-    apply_all(connection, manifests, false, &mut |line| {
-        printer::note(line);
-        Ok(())
-    })
-    .await
-}
-
-async fn apply_all(
+/// Applies every object, in order, and tells `say` of each.
+pub(super) async fn apply_all(
     connection: &Connection,
     manifests: Vec<Manifest>,
     dry_run: bool,

@@ -8,6 +8,8 @@ pub mod get;
 pub mod logs;
 mod select;
 mod signals;
+pub mod up;
+mod workload;
 
 use anyhow::{Context, Result};
 
@@ -19,7 +21,7 @@ use crate::printer;
 /// Runs what was typed, and says on stderr why it failed where it did.
 pub async fn run(cli: Cli) -> Exit {
     let result: Result<Exit> = match cli.verb {
-        Verb::Up(_) => Err(anyhow::anyhow!("not implemented")),
+        Verb::Up(args) => up::run(*args).await,
         Verb::Agent(args) => agent::run(*args).await,
         Verb::Apply(args) => apply::run(args).await,
         Verb::Get(args) => get::run(args).await,

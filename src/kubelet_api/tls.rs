@@ -9,7 +9,7 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
 
 /// Where the serving certificate comes from.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub enum ServingCertificate {
     /// PEM files that somebody gave us.
     Files {
@@ -17,6 +17,13 @@ pub enum ServingCertificate {
         certificate: PathBuf,
         /// Its key.
         key: PathBuf,
+    },
+    /// PEM texts that were made for this run.
+    Pem {
+        /// The certificate, with its chain.
+        certificate: String,
+        /// Its key.
+        key: String,
     },
     /// One that is made now, signed by itself, for these names and addresses. An API server accepts
     /// it unless it was started with `--kubelet-certificate-authority`.
@@ -69,6 +76,7 @@ pub fn server_config(
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let (chain, key) = match serving {
         ServingCertificate::Files { certificate, key } => read_files(certificate, key)?,
+        ServingCertificate::Pem { certificate, key } => read_texts(certificate, key)?,
         ServingCertificate::SelfSigned { names } => {
             rcgen::generate_simple_self_signed(names.clone())
                 .map(|made| {
@@ -97,6 +105,24 @@ pub fn server_config(
     // Upgraded streams (exec, port-forward) need HTTP/1.1.
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(config)
+}
+
+fn read_texts(
+    certificate: &str,
+    key: &str,
+) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), TlsError> {
+    let failed = |what| {
+        move |source| TlsError::File {
+            path: "(memory)".into(),
+            what,
+            source,
+        }
+    };
+    let chain = CertificateDer::pem_slice_iter(certificate.as_bytes())
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(failed("certificate"))?;
+    let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).map_err(failed("private key"))?;
+    Ok((chain, key))
 }
 
 fn read_files(

@@ -63,18 +63,7 @@ impl AgentConfig {
                 labels.insert(key.to_owned(), label_value(key, &value)?);
             }
         }
-        for pair in args.node_labels.iter().filter(|pair| !pair.is_empty()) {
-            let (key, value) = pair.split_once('=').ok_or_else(|| {
-                wrong(
-                    pair,
-                    "--node-labels",
-                    "",
-                    "is not a label",
-                    "write key=value",
-                )
-            })?;
-            labels.insert(key.to_owned(), label_value(key, value)?);
-        }
+        labels.append(&mut node_labels(&args.node_labels)?);
         let base = match args.root {
             Some(path) => absolute(path)?,
             None => super::default_state_dir()?.join("agent"),
@@ -107,6 +96,22 @@ impl AgentConfig {
             drain_on_exit: args.drain_on_exit,
         })
     }
+}
+
+/// The labels of `--node-labels`.
+///
+/// # Errors
+/// The first that is not `key=value` with a value that a label may have.
+pub fn node_labels(pairs: &[String]) -> Result<BTreeMap<String, String>, UsageError> {
+    let mut labels = BTreeMap::new();
+    for pair in pairs.iter().filter(|pair| !pair.is_empty()) {
+        let (key, value) = pair.split_once('=').ok_or_else(|| {
+            let mend = "write key=value";
+            wrong(pair, "--node-labels", "", "is not a label", mend)
+        })?;
+        labels.insert(key.to_owned(), label_value(key, value)?);
+    }
+    Ok(labels)
 }
 
 /// The node's name: as given, else this host's, in lower case.

@@ -123,3 +123,27 @@ fn a_pod_for_agents_lands_on_the_tainted_node_and_another_waits() {
         "{events}"
     );
 }
+
+#[test]
+fn a_pod_that_needs_walltime_lands_where_enough_is_left() {
+    for (left, lands) in [("60", true), ("10", false)] {
+        let labels = format!("jiriaf.nodetype=cpu,jiriaf.site=mylin,jiriaf.alivetime={left}");
+        let up = Up::of(VK_CMD)
+            .args(&["--taint", "--node-labels", &labels])
+            .start();
+        let Some(kubectl) = up.kubectl() else {
+            return skip!("kubectl is missing");
+        };
+        kubectl
+            .run(&format!("apply -f {EXAMPLES}/affinity.yaml"))
+            .ok();
+        let until = if lands {
+            "jsonpath={.status.phase}=Succeeded"
+        } else {
+            "jsonpath={.status.conditions[0].reason}=Unschedulable"
+        };
+        kubectl
+            .run(&format!("wait --for={until} pod/long-enough --timeout=60s"))
+            .ok();
+    }
+}

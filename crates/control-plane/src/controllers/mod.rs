@@ -16,6 +16,9 @@
 
 pub mod accounts;
 pub mod feed;
+pub mod garbage;
+mod meta;
+pub mod namespaces;
 pub mod queue;
 
 use std::sync::Arc;

@@ -15,11 +15,14 @@
 //! the times it knows. They end when the store is closed.
 
 pub mod accounts;
+pub mod certificates;
+pub mod events;
 pub mod feed;
 pub mod garbage;
 mod meta;
 pub mod namespaces;
 pub mod queue;
+pub mod roles;
 
 use std::sync::Arc;
 

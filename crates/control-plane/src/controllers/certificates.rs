@@ -1,0 +1,578 @@
+//! Certificate signing requests of nodes: approved where the rules say so, and signed.
+//!
+//! Facts: kubernetes/kubernetes pkg/apis/certificates/helpers.go, pkg/controller/certificates.
+//! The real controller manager never approves serving certificates; here one is approved where the
+//! node itself asks for its own addresses, which is what people who approve by hand check.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use jiff::{SignedDuration, Timestamp};
+use rcgen::CertificateSigningRequestParams;
+use rustls::pki_types::CertificateSigningRequestDer;
+use rustls::pki_types::pem::PemObject as _;
+use serde_json::{Value, json};
+use x509_parser::certification_request::X509CertificationRequest;
+use x509_parser::extensions::{GeneralName, ParsedExtension};
+use x509_parser::prelude::FromDer as _;
+
+use super::feed::Feed;
+use super::queue::Queue;
+use super::text;
+use crate::auth::authz::Authorizer;
+use crate::auth::pki::{Pki, Usage};
+use crate::auth::{Attributes, GROUP_NODES, NODE_USER_PREFIX, User};
+use crate::registry::{Context, Registry, rfc3339};
+use crate::resource::stored;
+use crate::status::ApiError;
+
+const GROUP: &str = "certificates.k8s.io";
+const CLIENT: &str = "kubernetes.io/kube-apiserver-client";
+const KUBELET_CLIENT: &str = "kubernetes.io/kube-apiserver-client-kubelet";
+const KUBELET_SERVING: &str = "kubernetes.io/kubelet-serving";
+/// The real signer's default lifetime.
+const LIFETIME: SignedDuration = SignedDuration::from_hours(24 * 365);
+const SHORTEST: i64 = 600;
+
+/// What of a request matters.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Asked {
+    name: String,
+    groups: Vec<String>,
+    dns: BTreeSet<String>,
+    ips: BTreeSet<String>,
+    /// Whether other kinds of names (e-mail, URI) are asked for.
+    other_names: bool,
+}
+
+/// Why a request that was approved cannot be signed.
+#[derive(Debug, thiserror::Error)]
+enum Unsignable {
+    #[error("the request is unreadable: {0}")]
+    Unreadable(String),
+    #[error("{0}")]
+    Rule(&'static str),
+    #[error("cannot sign")]
+    Pki(#[from] crate::auth::pki::PkiError),
+}
+
+fn decode(csr: &Value) -> Result<CertificateSigningRequestDer<'static>, Unsignable> {
+    let pem = BASE64
+        .decode(text(csr, "/spec/request"))
+        .map_err(|error| Unsignable::Unreadable(error.to_string()))?;
+    CertificateSigningRequestDer::from_pem_slice(&pem)
+        .map_err(|error| Unsignable::Unreadable(error.to_string()))
+}
+
+fn read(der: &[u8]) -> Result<Asked, Unsignable> {
+    let unreadable = |error: &dyn std::fmt::Display| Unsignable::Unreadable(error.to_string());
+    let (_, request) =
+        X509CertificationRequest::from_der(der).map_err(|error| unreadable(&error))?;
+    let info = &request.certification_request_info;
+    let mut asked = Asked {
+        name: info
+            .subject
+            .iter_common_name()
+            .last()
+            .and_then(|name| name.as_str().ok())
+            .unwrap_or_default()
+            .to_owned(),
+        groups: info
+            .subject
+            .iter_organization()
+            .filter_map(|group| group.as_str().ok())
+            .map(str::to_owned)
+            .collect(),
+        dns: BTreeSet::new(),
+        ips: BTreeSet::new(),
+        other_names: false,
+    };
+    for extension in request.requested_extensions().into_iter().flatten() {
+        let ParsedExtension::SubjectAlternativeName(names) = extension else {
+            continue;
+        };
+        for name in &names.general_names {
+            match name {
+                GeneralName::DNSName(name) => {
+                    asked.dns.insert((*name).to_owned());
+                }
+                GeneralName::IPAddress(octets) => {
+                    asked.ips.insert(address(octets).ok_or(Unsignable::Rule(
+                        "an IP address in the request is malformed",
+                    ))?);
+                }
+                _ => asked.other_names = true,
+            }
+        }
+    }
+    Ok(asked)
+}
+
+fn address(octets: &[u8]) -> Option<String> {
+    use std::net::IpAddr;
+    if let Ok(four) = <[u8; 4]>::try_from(octets) {
+        return Some(IpAddr::from(four).to_string());
+    }
+    <[u8; 16]>::try_from(octets)
+        .ok()
+        .map(|sixteen| IpAddr::from(sixteen).to_string())
+}
+
+/// Whether the form of a request is what its signer signs.
+fn check_form(signer: &str, usages: &BTreeSet<&str>, asked: &Asked) -> Result<Usage, Unsignable> {
+    let is_node = asked.groups == [GROUP_NODES]
+        && asked
+            .name
+            .strip_prefix(NODE_USER_PREFIX)
+            .is_some_and(|node| !node.is_empty());
+    let usages_are = |wanted: &str| {
+        let mut rest = usages.clone();
+        let has_both = rest.remove("digital signature") && rest.remove(wanted);
+        rest.remove("key encipherment");
+        has_both && rest.is_empty()
+    };
+    match signer {
+        KUBELET_CLIENT => {
+            if !is_node {
+                return Err(Unsignable::Rule(
+                    "subject must be O=system:nodes and CN=system:node:NAME",
+                ));
+            }
+            if !asked.dns.is_empty() || !asked.ips.is_empty() || asked.other_names {
+                return Err(Unsignable::Rule("subject names are not allowed"));
+            }
+            if !usages_are("client auth") {
+                return Err(Unsignable::Rule(
+                    "usages must be digital signature and client auth",
+                ));
+            }
+            Ok(Usage::Client)
+        }
+        KUBELET_SERVING => {
+            if !is_node {
+                return Err(Unsignable::Rule(
+                    "subject must be O=system:nodes and CN=system:node:NAME",
+                ));
+            }
+            if asked.other_names || (asked.dns.is_empty() && asked.ips.is_empty()) {
+                return Err(Unsignable::Rule(
+                    "DNS names or IP addresses are needed, and other names are not allowed",
+                ));
+            }
+            if !usages_are("server auth") {
+                return Err(Unsignable::Rule(
+                    "usages must be digital signature and server auth",
+                ));
+            }
+            Ok(Usage::Server)
+        }
+        CLIENT => {
+            if usages.contains("client auth") && !usages.contains("server auth") {
+                Ok(Usage::Client)
+            } else {
+                Err(Unsignable::Rule("usages must be those of a client"))
+            }
+        }
+        _ => Err(Unsignable::Rule("the signer is unknown")),
+    }
+}
+
+fn usages(csr: &Value) -> BTreeSet<&str> {
+    csr.pointer("/spec/usages")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .collect()
+}
+
+fn has_condition(csr: &Value, wanted: &str) -> bool {
+    csr.pointer("/status/conditions")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+        .any(|condition| condition["type"] == wanted && condition["status"] != "False")
+}
+
+fn requester(csr: &Value) -> User {
+    let groups = csr.pointer("/spec/groups").and_then(Value::as_array);
+    User {
+        name: text(csr, "/spec/username").to_owned(),
+        uid: text(csr, "/spec/uid").to_owned(),
+        groups: groups
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str)
+            .map(str::to_owned)
+            .collect(),
+        ..User::default()
+    }
+}
+
+/// Whether all names of a serving request are addresses of its node.
+fn names_are_the_nodes(asked: &Asked, node: &Value) -> bool {
+    let of = |kinds: &[&str]| -> BTreeSet<&str> {
+        node.pointer("/status/addresses")
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten()
+            .filter(|address| kinds.contains(&text(address, "/type")))
+            .map(|address| text(address, "/address"))
+            .collect()
+    };
+    let names = of(&["Hostname", "InternalDNS", "ExternalDNS"]);
+    let ips = of(&["InternalIP", "ExternalIP", "Hostname"]);
+    asked.dns.iter().all(|name| names.contains(name.as_str()))
+        && asked.ips.iter().all(|ip| ips.contains(ip.as_str()))
+}
+
+struct Signer {
+    registry: Registry,
+    authorizer: Authorizer,
+    pki: Arc<Pki>,
+}
+
+/// Approves and signs until the store is closed.
+pub async fn run(registry: Registry, authorizer: Authorizer, pki: Arc<Pki>) {
+    let requests = stored(GROUP, "certificatesigningrequests");
+    let mut feed = Feed::new(registry.store(), requests.key_prefix(""));
+    let mut nodes = Feed::new(registry.store(), "nodes/");
+    let mut queue: Queue<String> = Queue::default();
+    let signer = Signer {
+        registry,
+        authorizer,
+        pki,
+    };
+    loop {
+        // All arms are cancel-safe: feeds and the queue lose nothing when another is taken.
+        tokio::select! {
+            news = feed.next() => {
+                let Some(news) = news else { return };
+                for request in news.present() {
+                    queue.add(request.name().to_owned());
+                }
+            }
+            // A serving request may come before the addresses of its node.
+            news = nodes.next() => {
+                let Some(news) = news else { return };
+                if !news.present().is_empty() {
+                    for request in signer.registry.store().list(&requests.key_prefix("")).objects {
+                        queue.add(request.name().to_owned());
+                    }
+                }
+            }
+            name = queue.next() => {
+                match signer.settle(&name, Timestamp::now()).await {
+                    Ok(()) => queue.succeeded(&name),
+                    Err(error) if error.is_not_found() => queue.succeeded(&name),
+                    Err(error) => {
+                        tracing::warn!(name, %error, "cannot settle the certificate signing request");
+                        queue.retry(name);
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Signer {
+    async fn settle(&self, name: &str, now: Timestamp) -> Result<(), ApiError> {
+        let requests = stored(GROUP, "certificatesigningrequests");
+        let csr = self.registry.get(requests, "", name)?.value();
+        let signer = text(&csr, "/spec/signerName");
+        if ![CLIENT, KUBELET_CLIENT, KUBELET_SERVING].contains(&signer)
+            || !text(&csr, "/status/certificate").is_empty()
+            || has_condition(&csr, "Denied")
+            || has_condition(&csr, "Failed")
+        {
+            return Ok(());
+        }
+        let context = Context::system("system:certificate-controller");
+        if !has_condition(&csr, "Approved") {
+            let Some(message) = self.approves(&csr) else {
+                return Ok(());
+            };
+            let condition = json!({
+                "type": "Approved", "status": "True", "reason": "AutoApproved",
+                "message": message,
+                "lastUpdateTime": rfc3339(now), "lastTransitionTime": rfc3339(now),
+            });
+            self.registry
+                .modify(&context, requests, "", name, "approval", |csr| {
+                    add_condition(csr, condition.clone());
+                    Ok(())
+                })
+                .await?;
+        }
+        let signed = self.sign(&csr, now);
+        self.registry
+            .modify(&context, requests, "", name, "status", |csr| {
+                match &signed {
+                    Ok(pem) => csr["status"]["certificate"] = json!(BASE64.encode(pem)),
+                    Err(error) => add_condition(
+                        csr,
+                        json!({
+                            "type": "Failed", "status": "True", "reason": "SignerValidationFailure",
+                            "message": error.to_string(),
+                            "lastUpdateTime": rfc3339(now), "lastTransitionTime": rfc3339(now),
+                        }),
+                    ),
+                }
+                Ok(())
+            })
+            .await?;
+        Ok(())
+    }
+
+    /// Why a request is approved without a person; `None` where it is not.
+    fn approves(&self, csr: &Value) -> Option<&'static str> {
+        let signer = text(csr, "/spec/signerName");
+        let der = decode(csr).ok()?;
+        let asked = read(&der).ok()?;
+        check_form(signer, &usages(csr), &asked).ok()?;
+        let requester = requester(csr);
+        match signer {
+            KUBELET_CLIENT => {
+                let may = |subresource| {
+                    let attributes = Attributes {
+                        version: "*",
+                        subresource,
+                        ..Attributes::of_resource(
+                            &requester,
+                            "create",
+                            GROUP,
+                            "certificatesigningrequests",
+                        )
+                    };
+                    self.authorizer.authorize(&attributes).is_allowed()
+                };
+                if requester.name == asked.name && may("selfnodeclient") {
+                    Some("Auto approving self kubelet client certificate after SubjectAccessReview.")
+                } else if may("nodeclient") {
+                    Some("Auto approving kubelet client certificate after SubjectAccessReview.")
+                } else {
+                    None
+                }
+            }
+            KUBELET_SERVING => {
+                let node = requester.node_name()?;
+                let object = self.registry.get(stored("", "nodes"), "", node).ok()?;
+                (requester.name == asked.name && names_are_the_nodes(&asked, &object.value()))
+                    .then_some("Auto approving kubelet serving certificate for the node's own addresses.")
+            }
+            _ => None,
+        }
+    }
+
+    fn sign(&self, csr: &Value, now: Timestamp) -> Result<String, Unsignable> {
+        let signer = text(csr, "/spec/signerName");
+        let der = decode(csr)?;
+        let asked = read(&der)?;
+        let usage = check_form(signer, &usages(csr), &asked)?;
+        if signer == KUBELET_SERVING && text(csr, "/spec/username") != asked.name {
+            return Err(Unsignable::Rule(
+                "requesting username did not match the common name of the request",
+            ));
+        }
+        let request = CertificateSigningRequestParams::from_der(&der)
+            .map_err(|error| Unsignable::Unreadable(error.to_string()))?;
+        let lifetime = csr
+            .pointer("/spec/expirationSeconds")
+            .and_then(Value::as_i64)
+            .map_or(LIFETIME, |seconds| {
+                SignedDuration::from_secs(seconds.max(SHORTEST)).min(LIFETIME)
+            });
+        tracing::info!(name = asked.name, signer, "signing a certificate");
+        Ok(self.pki.sign_request(request, usage, lifetime, now)?)
+    }
+}
+
+fn add_condition(csr: &mut Value, condition: Value) {
+    if !csr["status"]["conditions"].is_array() {
+        csr["status"]["conditions"] = json!([]);
+    }
+    if let Some(conditions) = csr["status"]["conditions"].as_array_mut()
+        && !conditions
+            .iter()
+            .any(|other| other["type"] == condition["type"])
+    {
+        conditions.push(condition);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair};
+
+    use super::super::testing::{eventually, registry};
+    use super::*;
+    use crate::auth::GROUP_AUTHENTICATED;
+
+    fn csr(signer: &str, name: &str, group: &str, sans: &[&str], usages: &[&str]) -> Value {
+        let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
+        let sans: Vec<String> = sans.iter().map(|san| (*san).to_owned()).collect();
+        let mut params = CertificateParams::new(sans).unwrap();
+        params.distinguished_name = DistinguishedName::new();
+        params.distinguished_name.push(DnType::OrganizationName, group);
+        params.distinguished_name.push(DnType::CommonName, name);
+        let pem = params.serialize_request(&key).unwrap().pem().unwrap();
+        json!({
+            "apiVersion": "certificates.k8s.io/v1",
+            "kind": "CertificateSigningRequest",
+            "metadata": {"generateName": "csr-"},
+            "spec": {"request": BASE64.encode(pem), "signerName": signer, "usages": usages},
+        })
+    }
+
+    struct World {
+        _dirs: [tempfile::TempDir; 2],
+        registry: Registry,
+    }
+
+    async fn world() -> World {
+        let (dir, registry) = registry();
+        let pki_dir = tempfile::tempdir().unwrap();
+        let pki = Arc::new(Pki::load_or_create(pki_dir.path(), &[], Timestamp::now()).unwrap());
+        let context = Context::system("test");
+        let node = json!({
+            "apiVersion": "v1", "kind": "Node", "metadata": {"name": "n1"},
+            "status": {"addresses": [
+                {"type": "InternalIP", "address": "10.0.0.1"}, {"type": "Hostname", "address": "n1"},
+            ]},
+        });
+        registry.create(&context, stored("", "nodes"), "", node).await.unwrap();
+        for role in crate::bootstrap::roles::defaults() {
+            if role.name.contains("nodeclient") {
+                let def = stored(crate::auth::rbac::GROUP, role.kind.plural());
+                registry.create(&context, def, "", role.object.clone()).await.unwrap();
+            }
+        }
+        let binding = |name: &str, role: &str, group: &str| {
+            json!({
+                "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding",
+                "metadata": {"name": name},
+                "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole",
+                    "name": format!("system:certificates.k8s.io:certificatesigningrequests:{role}")},
+                "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": group}],
+            })
+        };
+        for object in [
+            binding("a", "nodeclient", "system:bootstrappers"),
+            binding("b", "selfnodeclient", GROUP_NODES),
+        ] {
+            let def = stored(crate::auth::rbac::GROUP, "clusterrolebindings");
+            registry.create(&context, def, "", object).await.unwrap();
+        }
+        let authorizer = Authorizer::new(registry.store().clone());
+        tokio::spawn(run(registry.clone(), authorizer, pki));
+        World {
+            _dirs: [dir, pki_dir],
+            registry,
+        }
+    }
+
+    impl World {
+        async fn ask(&self, user: &str, group: &str, csr: Value) -> String {
+            let user = User {
+                name: user.to_owned(),
+                groups: vec![group.to_owned(), GROUP_AUTHENTICATED.to_owned()],
+                ..User::default()
+            };
+            let created = self
+                .registry
+                .create(
+                    &Context::new(Arc::new(user)),
+                    stored(GROUP, "certificatesigningrequests"),
+                    "",
+                    csr,
+                )
+                .await
+                .unwrap();
+            created.name().to_owned()
+        }
+
+        fn status(&self, name: &str) -> Value {
+            let csr = self
+                .registry
+                .get(stored(GROUP, "certificatesigningrequests"), "", name)
+                .unwrap()
+                .value();
+            csr["status"].clone()
+        }
+
+        async fn signed(&self, name: &str) {
+            eventually(&self.registry, || {
+                self.status(name)["certificate"].is_string().then_some(())
+            })
+            .await;
+        }
+    }
+
+    const CLIENT_USAGES: &[&str] = &["digital signature", "client auth"];
+    const SERVER_USAGES: &[&str] = &["digital signature", "server auth"];
+
+    #[tokio::test]
+    async fn a_node_gets_its_certificates_and_nobody_elses() {
+        let world = world().await;
+        let node = "system:node:n1";
+        let refused = [
+            world.ask("bob", "dev", csr(KUBELET_CLIENT, node, GROUP_NODES, &[], CLIENT_USAGES)).await,
+            world.ask("bob", "dev", csr(KUBELET_SERVING, node, GROUP_NODES, &["n1"], SERVER_USAGES)).await,
+            world.ask(node, GROUP_NODES, csr(KUBELET_SERVING, node, GROUP_NODES, &["10.0.0.2"], SERVER_USAGES)).await,
+            world.ask(node, GROUP_NODES, csr(KUBELET_SERVING, "system:node:n2", GROUP_NODES, &["n1"], SERVER_USAGES)).await,
+            world.ask("system:bootstrap:x", "system:bootstrappers", csr(KUBELET_CLIENT, node, "system:masters", &[], CLIENT_USAGES)).await,
+            world.ask("system:bootstrap:x", "system:bootstrappers", csr(CLIENT, "joe", "dev", &[], CLIENT_USAGES)).await,
+        ];
+        let granted = [
+            world.ask("system:bootstrap:x", "system:bootstrappers", csr(KUBELET_CLIENT, node, GROUP_NODES, &[], CLIENT_USAGES)).await,
+            world.ask(node, GROUP_NODES, csr(KUBELET_CLIENT, node, GROUP_NODES, &[], CLIENT_USAGES)).await,
+            world.ask(node, GROUP_NODES, csr(KUBELET_SERVING, node, GROUP_NODES, &["10.0.0.1", "n1"], SERVER_USAGES)).await,
+        ];
+        for name in &granted {
+            world.signed(name).await;
+        }
+        // They came before those that were granted, so they were looked at.
+        for name in &refused {
+            assert_eq!(world.status(name)["conditions"], Value::Null, "{name}");
+        }
+        // What a person approves is signed too.
+        world
+            .registry
+            .modify(
+                &Context::system("test"),
+                stored(GROUP, "certificatesigningrequests"),
+                "",
+                &refused[5],
+                "approval",
+                |csr| {
+                    add_condition(csr, json!({"type": "Approved", "status": "True", "reason": "ByHand"}));
+                    Ok(())
+                },
+            )
+            .await
+            .unwrap();
+        world.signed(&refused[5]).await;
+        world.registry.store().close().await;
+    }
+
+    #[test]
+    fn forms_are_checked_for_each_signer() {
+        let asked = |names: &[&str]| Asked {
+            name: "system:node:n".to_owned(),
+            groups: vec![GROUP_NODES.to_owned()],
+            dns: names.iter().map(|name| (*name).to_owned()).collect(),
+            ips: BTreeSet::new(),
+            other_names: false,
+        };
+        let set = |usages: &[&'static str]| usages.iter().copied().collect::<BTreeSet<&str>>();
+        let rsa = set(&["digital signature", "key encipherment", "client auth"]);
+        assert!(check_form(KUBELET_CLIENT, &rsa, &asked(&[])).is_ok());
+        assert!(check_form(KUBELET_CLIENT, &rsa, &asked(&["n"])).is_err());
+        assert!(check_form(KUBELET_CLIENT, &set(&["client auth"]), &asked(&[])).is_err());
+        assert!(check_form(KUBELET_SERVING, &set(SERVER_USAGES), &asked(&["n"])).is_ok());
+        assert!(check_form(KUBELET_SERVING, &set(SERVER_USAGES), &asked(&[])).is_err());
+        assert!(check_form("example.com/other", &set(CLIENT_USAGES), &asked(&[])).is_err());
+    }
+}

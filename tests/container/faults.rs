@@ -27,7 +27,7 @@ fn shim(dir: &ContainerDir) -> Stat {
         .expect("a living shim")
 }
 
-/// Processes that carry the mark of an attempt.
+/// Processes that carry the mark of an attempt, its shim left out.
 pub(crate) fn marked(dir: &ContainerDir, attempt: u32) -> Vec<Stat> {
     let Some(intent) = record(dir, attempt, "intent.json") else {
         return Vec::new();
@@ -36,9 +36,12 @@ pub(crate) fn marked(dir: &ContainerDir, attempt: u32) -> Vec<Stat> {
         .as_str()
         .expect("an identity")
         .to_owned();
+    let shim =
+        record(dir, attempt, "claim.json").and_then(|claim| claim["claimant"]["pid"].as_i64());
     let all = process::all().expect("procfs");
     all.into_iter()
-        .filter(|stat| !stat.is_dead() && process::is_marked(stat.pid, &container))
+        .filter(|stat| !stat.is_dead() && Some(i64::from(stat.pid)) != shim)
+        .filter(|stat| process::is_marked(stat.pid, &container))
         .collect()
 }
 
@@ -510,7 +513,7 @@ async fn a_full_disk_costs_output_and_a_note_and_neither_the_container_nor_its_e
 }
 
 #[expect(clippy::print_stderr, reason = "a skipped test says so")]
-fn skipped(why: &str) {
+pub(crate) fn skipped(why: &str) {
     eprintln!("SKIPPED: {why}");
 }
 

@@ -1,5 +1,6 @@
 //! Containers with real processes: the shim is the built `vk-cmd`.
 
+mod crashes;
 mod faults;
 mod logs;
 mod run;

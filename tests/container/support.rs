@@ -185,6 +185,14 @@ impl Held {
         nix::unistd::Pid::from_raw(self.0)
     }
 
+    /// Leaves it to the caller.
+    pub(crate) fn into_pid(mut self) -> nix::unistd::Pid {
+        let pid = self.pid();
+        // Nothing to kill any more.
+        self.0 = 0;
+        pid
+    }
+
     pub(crate) fn go_on(mut self) {
         nix::sys::signal::kill(self.pid(), nix::sys::signal::Signal::SIGCONT)
             .expect("our stopped child");

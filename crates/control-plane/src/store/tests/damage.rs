@@ -88,6 +88,32 @@ async fn sectors_that_a_crash_left_unwritten_are_a_torn_tail() {
 }
 
 #[tokio::test]
+async fn a_lost_sector_before_a_whole_commit_is_damage() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let store = open(directory.path());
+    let log = files(directory.path(), "log-").remove(0);
+    let mut starts = Vec::new();
+    for name in ["a", "b", "c"] {
+        starts.push(log.metadata().expect("a file").len());
+        set(&store, &format!("pods/a/{name}"), &"x".repeat(4_000)).await;
+    }
+    store.close().await;
+    // The header of the second commit, and the middle of it.
+    for at in [starts[1], starts[1] + 2_000] {
+        let damaged = copy(directory.path());
+        let log = files(damaged.path(), "log-").remove(0);
+        let file = OpenOptions::new().write(true).open(&log).expect("a log");
+        let sector = at - at % 512;
+        file.write_all_at(&[0; 512], sector.max(starts[1]))
+            .expect("a write");
+        match Store::open(damaged.path(), quick()) {
+            Err(OpenError::Corrupt { offset, .. }) => assert_eq!(offset, starts[1]),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_flipped_bit_anywhere_is_refused_and_nothing_is_changed() {
     let (original, ends) = written().await;
     let end = ends.last().expect("commits").0;

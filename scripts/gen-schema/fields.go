@@ -66,8 +66,8 @@ func (w *walker) fields(goType reflect.Type, source *source) []Field {
 		default:
 			field.flag(list[0])
 		}
-		if slices.Contains(markers["mapType"], "atomic") || slices.Contains(markers["structType"], "atomic") {
-			field.flag("atomic")
+		for _, kind := range append(markers["mapType"], markers["structType"]...) {
+			field.flag("struct=" + kind)
 		}
 		if strategy := goField.Tag.Get("patchStrategy"); strategy != "" {
 			field.flag("patch=" + strategy)
@@ -134,9 +134,17 @@ func (w *walker) source(path string) *source {
 		}
 		file, err := parser.ParseFile(set, name, nil, parser.ParseComments|parser.SkipObjectResolution)
 		check(err)
+		imports := map[string]string{}
+		for _, spec := range file.Imports {
+			path, err := strconv.Unquote(spec.Path.Value)
+			check(err)
+			if spec.Name != nil {
+				imports[spec.Name.Name] = path
+			}
+		}
 		for _, declaration := range file.Decls {
 			if general, ok := declaration.(*ast.GenDecl); ok {
-				result.read(general)
+				w.read(result, general, imports)
 			}
 		}
 	}
@@ -147,7 +155,7 @@ func (w *walker) source(path string) *source {
 	return result
 }
 
-func (s *source) read(declaration *ast.GenDecl) {
+func (w *walker) read(s *source, declaration *ast.GenDecl, imports map[string]string) {
 	for _, spec := range declaration.Specs {
 		switch spec := spec.(type) {
 		case *ast.TypeSpec:
@@ -161,7 +169,11 @@ func (s *source) read(declaration *ast.GenDecl) {
 				continue
 			}
 			for _, field := range structType.Fields.List {
-				for _, name := range field.Names {
+				names := field.Names
+				if len(names) == 0 {
+					names = []*ast.Ident{embeddedName(field.Type)}
+				}
+				for _, name := range names {
 					s.fields[spec.Name.Name+"."+name.Name] = markers(field.Doc)
 				}
 			}
@@ -170,26 +182,63 @@ func (s *source) read(declaration *ast.GenDecl) {
 				if i >= len(spec.Values) {
 					continue
 				}
-				literal, ok := spec.Values[i].(*ast.BasicLit)
-				if !ok {
-					continue
-				}
-				switch literal.Kind {
-				case token.STRING:
-					text, err := strconv.Unquote(literal.Value)
-					check(err)
-					quoted, err := json.Marshal(text)
-					check(err)
-					s.values[name.Name] = string(quoted)
-					if owner, ok := spec.Type.(*ast.Ident); ok && !slices.Contains(s.constants[owner.Name], text) {
-						s.constants[owner.Name] = append(s.constants[owner.Name], text)
-					}
-				case token.INT:
-					s.values[name.Name] = literal.Value
-				}
+				w.constant(s, name.Name, spec.Type, spec.Values[i], imports)
 			}
 		}
 	}
+}
+
+// constant enters a constant that is a literal, or a conversion of a literal or of a constant of
+// another package.
+func (w *walker) constant(s *source, name string, of ast.Expr, value ast.Expr, imports map[string]string) {
+	if call, ok := value.(*ast.CallExpr); ok && len(call.Args) == 1 {
+		of, value = call.Fun, call.Args[0]
+	}
+	quoted := ""
+	switch value := value.(type) {
+	case *ast.BasicLit:
+		switch value.Kind {
+		case token.STRING:
+			text, err := strconv.Unquote(value.Value)
+			check(err)
+			data, err := json.Marshal(text)
+			check(err)
+			quoted = string(data)
+		case token.INT:
+			quoted = value.Value
+		}
+	case *ast.SelectorExpr:
+		if from, ok := value.X.(*ast.Ident); ok && strings.HasPrefix(imports[from.Name], "k8s.io/api") {
+			quoted = w.source(imports[from.Name]).values[value.Sel.Name]
+		}
+	}
+	if quoted == "" {
+		return
+	}
+	s.values[name] = quoted
+	owner, ok := of.(*ast.Ident)
+	if !ok || !strings.HasPrefix(quoted, "\"") {
+		return
+	}
+	var text string
+	check(json.Unmarshal([]byte(quoted), &text))
+	if !slices.Contains(s.constants[owner.Name], text) {
+		s.constants[owner.Name] = append(s.constants[owner.Name], text)
+	}
+}
+
+// embeddedName is the name that an embedded field has.
+func embeddedName(of ast.Expr) *ast.Ident {
+	switch of := of.(type) {
+	case *ast.StarExpr:
+		return embeddedName(of.X)
+	case *ast.SelectorExpr:
+		return of.Sel
+	case *ast.Ident:
+		return of
+	}
+	log.Fatalf("an embedded %T", of)
+	return nil
 }
 
 // markers reads the lines of a comment that start with a plus sign.

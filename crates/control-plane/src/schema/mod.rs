@@ -158,6 +158,9 @@ pub struct Field {
     pub list: Option<ListType>,
     /// `+mapType=atomic` or `+structType=atomic` on the field.
     pub atomic: bool,
+    /// `+mapType=granular` or `+structType=granular` on the field: merged field by field, even
+    /// where [`Type::atomic`] says otherwise of its type.
+    pub granular: bool,
     /// `patchStrategy`: any of `merge`, `replace`, `retainKeys`; empty where there is none.
     pub patch_strategy: &'static [&'static str],
     /// `patchMergeKey`.

@@ -14,8 +14,8 @@
 //! `float64`, `bytes`, or the name of a type (`<package>:<Name>` outside its own package); before
 //! it may stand `*` (pointer), `[]` (list of) and `{}` (map of). Fields are `omitempty` and
 //! optional unless a flag says otherwise: `keep` (no `omitempty`; required too, unless `optional`),
-//! `zero` (`omitzero`), `required`; further flags are `atomic`, `set`, `map=<keys>`,
-//! `patch=<strategies>`, `key=<merge key>`, `default=<JSON>`. A plus sign before a type, a kind or
+//! `zero` (`omitzero`), `required`; further flags are `atomic`, `set`, `map=<keys>` (of a list),
+//! `struct=atomic|granular` (of a map or a struct), `patch=<strategies>`, `key=<merge key>`, `default=<JSON>`. A plus sign before a type, a kind or
 //! a field marks what came after the served version.
 
 use std::collections::HashMap;
@@ -231,6 +231,7 @@ pub(super) fn layout(schema: &'static Schema, entry: &'static Type) -> Layout {
             required: false,
             list: None,
             atomic: false,
+            granular: false,
             patch_strategy: &[],
             patch_merge_key: None,
             default: None,
@@ -244,10 +245,11 @@ pub(super) fn layout(schema: &'static Schema, entry: &'static Type) -> Layout {
                 ("required", _) => field.required = true,
                 ("optional", _) => field.required = false,
                 ("set", _) => field.list = Some(ListType::Set),
-                ("atomic", _) if matches!(schema.resolve(kind), Kind::List(_)) => {
-                    field.list = Some(ListType::Atomic);
+                ("atomic", _) => field.list = Some(ListType::Atomic),
+                ("struct", kind) => {
+                    field.atomic = kind == "atomic";
+                    field.granular = kind == "granular";
                 }
-                ("atomic", _) => field.atomic = true,
                 ("map", keys) => field.list = Some(ListType::Map(split(keys))),
                 ("patch", strategies) => field.patch_strategy = split(strategies),
                 ("key", key) => field.patch_merge_key = Some(key),

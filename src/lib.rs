@@ -9,6 +9,7 @@ pub mod events;
 pub mod exit;
 pub mod kubelet_api;
 pub mod logging;
+pub mod node;
 pub mod pod;
 pub mod printer;
 pub mod settings;

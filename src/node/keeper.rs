@@ -1,0 +1,439 @@
+//! One task keeps the Node: it registers it, renews its lease, and reports its status.
+//!
+//! The lease fences: its holder is this run of the agent. Who registers takes the lease; who finds
+//! on renewal that another run holds it has been replaced, and ends.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use http::Method;
+use jiff::Timestamp;
+use kube::Client;
+use serde::de::IgnoredAny;
+use serde_json::{Value, json};
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::capacity::Capacity;
+use super::object::{self, Host, NodeSpec};
+use super::pressure::Left;
+use crate::pod::api::{ApiProblem, Retry, get, send};
+
+/// How often the lease is renewed, and the status looked at (a kubelet's `nodeStatusUpdateFrequency`).
+const BEAT: Duration = Duration::from_secs(10);
+/// How long a lease is good for.
+const LEASE_SECONDS: u32 = 40;
+/// How often a status that did not change is sent (a kubelet's `nodeStatusReportFrequency`).
+const REPORT: Duration = Duration::from_secs(300);
+/// How long the last report may take.
+const FAREWELL: Duration = Duration::from_secs(3);
+const JSON: &str = "application/json";
+const MERGE: &str = "application/merge-patch+json";
+const STRATEGIC: &str = "application/strategic-merge-patch+json";
+
+/// How the keeper ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// It was told to.
+    Stopped,
+    /// Another run of the agent holds the lease.
+    Replaced,
+}
+
+/// Why there can be no node.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// The kernel does not say what there is.
+    #[error("the capacity of this node cannot be found out")]
+    Capacity(#[source] std::io::Error),
+    /// The API server does not let this identity register the node.
+    #[error(
+        "the API server refused node {name:?}: {message}; the identity in the kubeconfig must be an admin, system:node:{name}, or a service account with the rights of deploy/rbac.yaml"
+    )]
+    Refused {
+        /// The node.
+        name: String,
+        /// The server's words.
+        message: String,
+    },
+}
+
+struct Keeper {
+    client: Client,
+    spec: NodeSpec,
+    host: Host,
+    data: PathBuf,
+    /// This run.
+    holder: String,
+    node_uid: String,
+    lease: Option<Value>,
+    sent: Value,
+    sent_at: Instant,
+}
+
+/// Registers the node and keeps it until `stop`; `ready` is told once it is registered and Ready.
+/// `data` lies on the file system of pod data.
+///
+/// # Errors
+/// [`NodeError`]; an API server that cannot be reached is waited for instead.
+pub async fn keep(
+    client: Client,
+    spec: NodeSpec,
+    data: PathBuf,
+    ready: Option<oneshot::Sender<()>>,
+    stop: CancellationToken,
+) -> Result<End, NodeError> {
+    let holder = format!("{}_{}", spec.name, uuid::Uuid::new_v4());
+    let mut keeper = Keeper {
+        client,
+        spec,
+        host: Host::read(),
+        data,
+        holder,
+        node_uid: String::new(),
+        lease: None,
+        sent: Value::Null,
+        sent_at: Instant::now(),
+    };
+    tokio::select! {
+        // Dropped in the middle it leaves a node without a lease, which the next run takes over.
+        registered = keeper.register() => registered?,
+        () = stop.cancelled() => return Ok(End::Stopped),
+    }
+    if let Some(ready) = ready {
+        // Nobody waits any more: nothing to tell.
+        let _ = ready.send(());
+    }
+    let end = keeper.beat(&stop).await?;
+    if end == End::Stopped {
+        let _ = tokio::time::timeout(FAREWELL, keeper.say_goodbye()).await;
+    }
+    Ok(end)
+}
+
+impl Keeper {
+    fn path(&self) -> String {
+        format!("/api/v1/nodes/{}", self.spec.name)
+    }
+
+    fn lease_path(&self) -> String {
+        format!(
+            "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/{}",
+            self.spec.name
+        )
+    }
+
+    fn refused(&self, message: String) -> NodeError {
+        NodeError::Refused {
+            name: self.spec.name.clone(),
+            message,
+        }
+    }
+
+    fn status(&self, not_ready: Option<(&str, &str)>) -> Result<Value, NodeError> {
+        let capacity = Capacity::of_this_process(&self.data).map_err(NodeError::Capacity)?;
+        let left = Left::now(&self.data).map_err(NodeError::Capacity)?;
+        Ok(object::status(
+            &self.spec,
+            &self.host,
+            capacity,
+            left.pressure(),
+            not_ready,
+            &self.sent,
+            Timestamp::now(),
+        ))
+    }
+
+    /// Tries until the node is there with our labels and status and the lease is ours.
+    async fn register(&mut self) -> Result<(), NodeError> {
+        let mut retry = Retry::default();
+        loop {
+            match self.try_register().await {
+                Ok(()) => return Ok(()),
+                Err(Try::Never(error)) => return Err(error),
+                Err(Try::Again(why)) => {
+                    let pause = retry.failed();
+                    tracing::warn!(%why, ?pause, "the node is not registered yet");
+                    tokio::time::sleep(pause).await;
+                }
+            }
+        }
+    }
+
+    async fn try_register(&mut self) -> Result<(), Try> {
+        let status = self.status(None)?;
+        let node = match self.create(&status).await? {
+            Some(node) => node,
+            None => self.reconcile(&status).await?,
+        };
+        self.node_uid = node["metadata"]["uid"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned();
+        self.sent = status;
+        self.sent_at = Instant::now();
+        self.take_lease().await
+    }
+
+    /// The new node; none where one of that name exists.
+    async fn create(&self, status: &Value) -> Result<Option<Value>, Try> {
+        let mut with_role = true;
+        loop {
+            let body = object::node(&self.spec, status.clone(), with_role);
+            let made = send(&self.client, Method::POST, "/api/v1/nodes", JSON, &body).await;
+            match made {
+                Ok(node) => return Ok(Some(node)),
+                Err(ApiProblem::Conflict(_)) => return Ok(None),
+                // A node identity may not give itself this label on a real cluster.
+                Err(ApiProblem::Refused { code: 403, message })
+                    if with_role && message.contains(object::ROLE_LABEL.0) =>
+                {
+                    self.tell_about_the_role();
+                    with_role = false;
+                }
+                // It may not create nodes, and may know one that somebody made for it.
+                Err(ApiProblem::Refused { code: 403, message }) => {
+                    return match get::<IgnoredAny>(&self.client, &self.path()).await {
+                        Ok(_) => Ok(None),
+                        Err(_) => Err(Try::Never(self.refused(message))),
+                    };
+                }
+                Err(ApiProblem::Refused { message, .. }) => {
+                    return Err(Try::Never(self.refused(message)));
+                }
+                Err(error) => return Err(Try::Again(error.to_string())),
+            }
+        }
+    }
+
+    fn tell_about_the_role(&self) {
+        let (key, value) = object::ROLE_LABEL;
+        tracing::warn!(
+            "this identity may not set the label {key}={value}, which pods select; an admin can: kubectl label node {} {key}={value}",
+            self.spec.name
+        );
+    }
+
+    /// Brings a node that exists to our labels, taint and status.
+    async fn reconcile(&mut self, status: &Value) -> Result<Value, Try> {
+        let again = |error: ApiProblem| Try::Again(error.to_string());
+        let node: Value = get(&self.client, &self.path()).await.map_err(again)?;
+        for with_role in [true, false] {
+            let missing = object::missing_labels(&node, &object::labels(&self.spec, with_role));
+            if missing.is_empty() {
+                break;
+            }
+            let patch = json!({"metadata": {"labels": missing}});
+            let patched: Result<IgnoredAny, _> =
+                send(&self.client, Method::PATCH, &self.path(), MERGE, &patch).await;
+            match patched {
+                Ok(_) => break,
+                Err(ApiProblem::Refused { code: 403, .. }) if with_role => {
+                    self.tell_about_the_role()
+                }
+                Err(ApiProblem::Refused { message, .. }) => {
+                    tracing::warn!(message, "the labels of the node could not be set");
+                    break;
+                }
+                Err(error) => return Err(again(error)),
+            }
+        }
+        self.reconcile_taint(&node).await?;
+        self.sent = node["status"].clone();
+        self.patch_status(status).await.map_err(again)?;
+        Ok(node)
+    }
+
+    /// A node identity may not change its taints later; what it finds then stays, and is told.
+    async fn reconcile_taint(&self, node: &Value) -> Result<(), Try> {
+        let Some(wanted) = &self.spec.taint else {
+            return Ok(());
+        };
+        let taints = node["spec"]["taints"]
+            .as_array()
+            .cloned()
+            .unwrap_or_default();
+        if taints
+            .iter()
+            .any(|taint| taint["key"] == wanted.key.as_str())
+        {
+            return Ok(());
+        }
+        let patch = json!({"spec": {"taints": [wanted]}});
+        let path = self.path();
+        match send::<IgnoredAny>(&self.client, Method::PATCH, &path, STRATEGIC, &patch).await {
+            Ok(_) => Ok(()),
+            Err(ApiProblem::Refused { message, .. }) => {
+                tracing::warn!(
+                    message,
+                    key = wanted.key,
+                    "the node's taint could not be set"
+                );
+                Ok(())
+            }
+            Err(error) => Err(Try::Again(error.to_string())),
+        }
+    }
+
+    async fn patch_status(&self, status: &Value) -> Result<(), ApiProblem> {
+        let path = format!("{}/status", self.path());
+        let patch = json!({"status": status});
+        send::<IgnoredAny>(&self.client, Method::PATCH, &path, STRATEGIC, &patch).await?;
+        Ok(())
+    }
+
+    fn lease_body(&self, held: Option<&Value>) -> Value {
+        let now = format!("{:.6}", Timestamp::now());
+        let mut lease = json!({
+            "apiVersion": "coordination.k8s.io/v1",
+            "kind": "Lease",
+            "metadata": {
+                "name": self.spec.name,
+                "namespace": "kube-node-lease",
+                "ownerReferences": [{"apiVersion": "v1", "kind": "Node",
+                    "name": self.spec.name, "uid": self.node_uid}],
+            },
+            "spec": {
+                "holderIdentity": self.holder,
+                "leaseDurationSeconds": LEASE_SECONDS,
+                "renewTime": now,
+            },
+        });
+        if let Some(held) = held {
+            lease["metadata"]["resourceVersion"] = held["metadata"]["resourceVersion"].clone();
+        }
+        lease
+    }
+
+    /// Makes the lease ours, whoever had it.
+    async fn take_lease(&mut self) -> Result<(), Try> {
+        let again = |error: ApiProblem| Try::Again(format!("lease: {error}"));
+        let collection = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases";
+        let fresh = self.lease_body(None);
+        let made = send::<Value>(&self.client, Method::POST, collection, JSON, &fresh).await;
+        let lease = match made {
+            Ok(lease) => lease,
+            Err(ApiProblem::Conflict(_)) => {
+                let held: Value = get(&self.client, &self.lease_path()).await.map_err(again)?;
+                let body = self.lease_body(Some(&held));
+                send(&self.client, Method::PUT, &self.lease_path(), JSON, &body)
+                    .await
+                    .map_err(again)?
+            }
+            Err(error) => return Err(again(error)),
+        };
+        self.lease = Some(lease);
+        Ok(())
+    }
+
+    /// Renews the lease and reports what changed, until told to stop or replaced.
+    async fn beat(&mut self, stop: &CancellationToken) -> Result<End, NodeError> {
+        let mut retry = Retry::default();
+        let mut pause = BEAT;
+        loop {
+            tokio::select! {
+                // Cancel-safe: both only wait.
+                () = tokio::time::sleep(pause) => {}
+                () = stop.cancelled() => return Ok(End::Stopped),
+            }
+            let beat = async {
+                if self.renew().await? {
+                    return Ok(Some(End::Replaced));
+                }
+                self.report().await?;
+                Ok(None)
+            };
+            let done: Result<Option<End>, ApiProblem> = tokio::select! {
+                // Dropped only when the keeper ends.
+                done = beat => done,
+                () = stop.cancelled() => return Ok(End::Stopped),
+            };
+            match done {
+                Ok(Some(end)) => return Ok(end),
+                Ok(None) => {
+                    retry.succeeded();
+                    pause = BEAT;
+                }
+                Err(error) => {
+                    pause = retry.failed().min(BEAT);
+                    tracing::warn!(%error, ?pause, "the node's heartbeat failed");
+                }
+            }
+        }
+    }
+
+    /// True where another run holds the lease.
+    async fn renew(&mut self) -> Result<bool, ApiProblem> {
+        let body = self.lease_body(self.lease.as_ref());
+        let path = self.lease_path();
+        match send(&self.client, Method::PUT, &path, JSON, &body).await {
+            Ok(lease) => self.lease = Some(lease),
+            Err(ApiProblem::Conflict(_)) => {
+                let held: Value = get(&self.client, &path).await?;
+                if held["spec"]["holderIdentity"] != self.holder.as_str() {
+                    tracing::error!(
+                        holder = %held["spec"]["holderIdentity"],
+                        "another agent took this node's name; this one steps down"
+                    );
+                    return Ok(true);
+                }
+                self.lease = Some(held);
+            }
+            // Deleted with the node, or by hand.
+            Err(ApiProblem::NotFound) => {
+                return match self.try_register().await {
+                    Ok(()) => Ok(false),
+                    Err(Try::Again(why)) => Err(ApiProblem::Unreachable(why)),
+                    Err(Try::Never(error)) => Err(ApiProblem::Unreachable(error.to_string())),
+                };
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(false)
+    }
+
+    async fn report(&mut self) -> Result<(), ApiProblem> {
+        let status = self
+            .status(None)
+            .map_err(|error| ApiProblem::Unreachable(error.to_string()))?;
+        let same = object::essence(&status) == object::essence(&self.sent);
+        if same && self.sent_at.elapsed() < REPORT {
+            return Ok(());
+        }
+        match self.patch_status(&status).await {
+            Err(ApiProblem::NotFound) => {
+                self.try_register().await.map_err(|error| match error {
+                    Try::Again(why) => ApiProblem::Unreachable(why),
+                    Try::Never(error) => ApiProblem::Unreachable(error.to_string()),
+                })?;
+            }
+            other => other?,
+        }
+        self.sent = status;
+        self.sent_at = Instant::now();
+        Ok(())
+    }
+
+    /// The last report: whoever schedules learns at once that nobody is here.
+    async fn say_goodbye(&self) {
+        let why = ("AgentStopped", "the agent was stopped");
+        let Ok(status) = self.status(Some(why)) else {
+            return;
+        };
+        if let Err(error) = self.patch_status(&status).await {
+            tracing::warn!(%error, "the API server was not told that the node is down");
+        }
+    }
+}
+
+enum Try {
+    Again(String),
+    Never(NodeError),
+}
+
+impl From<NodeError> for Try {
+    fn from(error: NodeError) -> Self {
+        Self::Never(error)
+    }
+}

@@ -1,0 +1,17 @@
+//! The Node object of this agent: registered, kept alive, and taken down.
+//!
+//! | module | idea |
+//! |---|---|
+//! | [`capacity`] | what the allocation has: CPUs and memory, from the kernel's own limits |
+//! | [`object`] | the Node as JSON, pure |
+//! | [`pressure`] | memory, disk and pids running out, pure thresholds |
+//! | [`keeper`] | the task that registers, renews the lease and reports the status |
+
+pub mod capacity;
+pub mod keeper;
+pub mod object;
+pub mod pressure;
+
+pub use capacity::Capacity;
+pub use keeper::{End, NodeError, keep};
+pub use object::NodeSpec;

@@ -237,9 +237,10 @@ async fn main() {
     row("last act of the script to terminal status seen", &mut exits);
 
     let begin = now();
+    let api = pods.clone();
     let creates = futures::stream::iter(0..BURST)
-        .map(|number| {
-            let pods = pods.clone();
+        .map(move |number| {
+            let pods = api.clone();
             async move {
                 let pod = pod(&format!("b{number}"), "600");
                 pods.create(&PostParams::default(), &pod)

@@ -104,6 +104,11 @@ impl Admission {
         Self { store, authorizer }
     }
 
+    /// The authorizer whose decisions the plugins ask for.
+    pub fn authorizer(&self) -> &Authorizer {
+        &self.authorizer
+    }
+
     /// Admits a create or an update, and adds to `object` what the cluster adds. `old` is the
     /// present version for an update.
     ///

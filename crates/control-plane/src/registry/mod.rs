@@ -26,7 +26,6 @@ pub use options::{
     DeleteOptions, Deleted, ListOptions, Listed, Patch, PatchKind, Preconditions, Propagation,
     ResourceVersionMatch, WatchOptions,
 };
-pub use patching::strict_error;
 pub use watch::{WatchItem, WatchKind, WatchStream};
 
 use crate::admission::Admission;

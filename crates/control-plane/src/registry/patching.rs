@@ -182,18 +182,8 @@ pub(super) fn report(
             }
             Ok(())
         }
-        FieldValidation::Strict => Err(strict_error(&problems)),
+        FieldValidation::Strict => Err(ApiError::bad_request(codec::strict_message(&problems))),
     }
-}
-
-/// The 400 of strict validation.
-pub fn strict_error(problems: &[codec::StrictProblem]) -> ApiError {
-    let list = problems
-        .iter()
-        .map(ToString::to_string)
-        .collect::<Vec<_>>()
-        .join(", ");
-    ApiError::bad_request(format!("strict decoding error: {list}"))
 }
 
 /// Makes the result of a patch an object of its kind again.

@@ -57,7 +57,10 @@ impl Registry {
     ) -> Result<Arc<Object>, ApiError> {
         let now = Timestamp::now();
         if !text(&object, "resourceVersion").is_empty() {
-            return Err(ApiError::bad_request(
+            // The real server answers so, without a reason.
+            return Err(ApiError::new(
+                http::StatusCode::INTERNAL_SERVER_ERROR,
+                "",
                 "resourceVersion should not be set on objects to be created",
             ));
         }
@@ -159,6 +162,11 @@ impl Registry {
             subresource,
         } = *target;
         let own = text(&object, "name");
+        if own.is_empty() {
+            return Err(ApiError::bad_request(format!(
+                "the name of the object ({name} based on URL) was undeterminable: name must be provided"
+            )));
+        }
         if own != name {
             return Err(ApiError::bad_request(format!(
                 "the name of the object ({own}) does not match the name on the URL ({name})"
@@ -193,7 +201,7 @@ impl Registry {
                 None if !def.unconditional_update => {
                     return Err(ApiError::invalid(
                         def.group,
-                        def.kind,
+                        def.plural,
                         name,
                         &[FieldError::invalid(
                             "metadata.resourceVersion",

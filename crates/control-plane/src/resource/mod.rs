@@ -61,12 +61,12 @@ pub struct ResourceDef {
     /// Whether anything in this control plane acts on objects of the kind. A create of one that
     /// nothing acts on is answered with a warning that says so.
     pub acted_on: bool,
-    /// Whether a change outside metadata and status raises `metadata.generation`.
-    pub generation: bool,
     /// Whether an update may omit `metadata.resourceVersion`.
     pub unconditional_update: bool,
     /// Whether an update of an object that does not exist creates it.
     pub create_on_update: bool,
+    /// What every request about the resource is warned of.
+    pub deprecation: Option<&'static str>,
     /// How objects are kept, where this row is not how they are kept.
     pub conversion: Option<Conversion>,
 }

@@ -28,9 +28,7 @@ pub(super) struct Call {
     pub(super) def: &'static ResourceDef,
     pub(super) path: ResourcePath,
     pub(super) verb: &'static str,
-    pub(super) method: Method,
     pub(super) query: Query,
-    pub(super) raw_query: String,
     pub(super) headers: HeaderMap,
     pub(super) form: Form,
     pub(super) shutdown: CancellationToken,
@@ -124,7 +122,6 @@ async fn answer(
     };
     authorize(&api, &user, &path, verb, &query)?;
     let form = negotiate(request.headers(), query.get("pretty"))?;
-    let raw_query = request.uri().query().unwrap_or_default().to_owned();
     let (head, body) = request.into_parts();
     let call = Call {
         api,
@@ -132,9 +129,7 @@ async fn answer(
         def: path.def,
         path,
         verb,
-        method: head.method,
         query,
-        raw_query,
         headers: head.headers,
         form,
         shutdown,

@@ -143,7 +143,11 @@ impl Query {
                         "meta.k8s.io",
                         options_kind,
                         "",
-                        &[FieldError::not_supported("dryRun", other, &["All"])],
+                        &[FieldError::not_supported(
+                            "dryRun",
+                            serde_json::json!([other]),
+                            &["All"],
+                        )],
                     ));
                 }
             }
@@ -163,7 +167,7 @@ impl Query {
                 &[FieldError::not_supported(
                     "fieldValidation",
                     other,
-                    &["Ignore", "Strict", "Warn"],
+                    &["", "Ignore", "Strict", "Warn"],
                 )],
             )),
         }

@@ -15,10 +15,8 @@ use super::handler::Call;
 use super::query::propagation;
 use super::render::{IncludeObject, View};
 use super::{reviews, subresources, watch};
-use crate::codec;
-use crate::registry::{
-    Context, DeleteOptions, Deleted, FieldValidation, Patch, PatchKind, strict_error,
-};
+use crate::codec::{self, DecodeError};
+use crate::registry::{Context, DeleteOptions, Deleted, FieldValidation, Patch, PatchKind};
 use crate::resource::ResourceDef;
 use crate::schema::Gvk;
 use crate::status::ApiError;
@@ -33,12 +31,21 @@ pub(super) async fn answer(call: Call, body: Incoming) -> Result<Response<Body>,
     if !verbs.contains(&call.verb) {
         return Err(ApiError::method_not_allowed());
     }
-    if !subresource.is_empty() {
-        return subresources::answer(call, body).await;
+    let deprecation = call.def.deprecation;
+    let mut response = if !subresource.is_empty() {
+        subresources::answer(call, body).await
+    } else if call.def.is_stored() {
+        stored(call, body).await
+    } else {
+        reviews::answer(call, body).await
+    }?;
+    if let Some(warning) = deprecation {
+        add_warning(&mut response, warning);
     }
-    if !call.def.is_stored() {
-        return reviews::answer(call, body).await;
-    }
+    Ok(response)
+}
+
+async fn stored(call: Call, body: Incoming) -> Result<Response<Body>, ApiError> {
     match call.verb {
         "get" => get(&call),
         "list" => list(&call),
@@ -94,14 +101,18 @@ impl Call {
 /// Adds one `Warning` header for each warning.
 pub(super) fn add_warnings(response: &mut Response<Body>, context: &Context) {
     for warning in context.take_warnings() {
-        let plain: String = warning
-            .chars()
-            .map(|c| if c.is_control() { ' ' } else { c })
-            .collect();
-        let quoted = plain.replace('\\', "\\\\").replace('"', "\\\"");
-        if let Ok(value) = HeaderValue::from_str(&format!("299 - \"{quoted}\"")) {
-            response.headers_mut().append("warning", value);
-        }
+        add_warning(response, &warning);
+    }
+}
+
+fn add_warning(response: &mut Response<Body>, warning: &str) {
+    let plain: String = warning
+        .chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect();
+    let quoted = plain.replace('\\', "\\\\").replace('"', "\\\"");
+    if let Ok(value) = HeaderValue::from_str(&format!("299 - \"{quoted}\"")) {
+        response.headers_mut().append("warning", value);
     }
 }
 
@@ -111,29 +122,7 @@ fn decode(
     encoding: codec::Encoding,
     bytes: &Bytes,
 ) -> Result<Value, ApiError> {
-    let kind = &expected.kind;
-    let unfit = |why: String| {
-        ApiError::bad_request(format!(
-            "{kind} in version {:?} cannot be handled as a {kind}: {why}",
-            expected.version
-        ))
-    };
-    let decoded =
-        codec::decode(bytes, encoding, Some(expected)).map_err(|error| unfit(error.to_string()))?;
-    if decoded.gvk != *expected {
-        return Err(if decoded.gvk.kind == *kind {
-            ApiError::bad_request(format!(
-                "the API version in the data ({}) does not match the expected API version ({})",
-                decoded.gvk.api_version(),
-                expected.api_version()
-            ))
-        } else {
-            ApiError::bad_request(format!(
-                "the object provided is unrecognized (must be of type {kind}): it is {}",
-                decoded.gvk
-            ))
-        });
-    }
+    let decoded = codec::decode(bytes, encoding, Some(expected))?;
     match context.field_validation {
         FieldValidation::Ignore => {}
         FieldValidation::Warn => {
@@ -141,10 +130,7 @@ fn decode(
                 context.warn(problem.to_string());
             }
         }
-        FieldValidation::Strict if decoded.problems.is_empty() => {}
-        FieldValidation::Strict => {
-            return Err(unfit(strict_error(&decoded.problems).message));
-        }
+        FieldValidation::Strict => decoded.refuse_problems(&expected.kind)?,
     }
     Ok(decoded.value)
 }
@@ -307,6 +293,8 @@ pub(super) async fn patch(call: &Call, body: Incoming) -> Result<Response<Body>,
     Ok(call.show(status, &object, Some(&context)))
 }
 
+const DELETE_OPTIONS: &str = "DeleteOptions";
+
 /// The options of a delete: from the body where there is one, else from the query.
 pub(super) async fn delete_options(
     call: &Call,
@@ -318,14 +306,16 @@ pub(super) async fn delete_options(
     if bytes.is_empty() {
         return call.query.delete_options();
     }
-    let expected = Gvk::new("meta.k8s.io", "v1", "DeleteOptions");
-    let decoded = codec::decode(&bytes, encoding?, Some(&expected))?;
-    if decoded.gvk.kind != "DeleteOptions" {
-        return Err(ApiError::bad_request(format!(
-            "decoded object cannot be converted to DeleteOptions: it is {}",
-            decoded.gvk
-        )));
-    }
+    let expected = Gvk::new("", "v1", DELETE_OPTIONS);
+    let encoding = encoding?;
+    let decoded = match codec::decode(&bytes, encoding, Some(&expected)) {
+        // Every group has these options.
+        Err(DecodeError::WrongVersion { found, .. }) => {
+            let other = Gvk::from_api_version(&found, DELETE_OPTIONS);
+            codec::decode(&bytes, encoding, Some(&other))
+        }
+        other => other,
+    }?;
     read_delete_options(&decoded.value, context)
 }
 
@@ -355,7 +345,7 @@ pub(super) fn read_delete_options(
 }
 
 async fn delete(call: &Call, body: Incoming) -> Result<Response<Body>, ApiError> {
-    let mut context = call.context("DeleteOptions")?;
+    let mut context = call.context(DELETE_OPTIONS)?;
     let options = delete_options(call, &mut context, body).await?;
     let deleted = call
         .api
@@ -402,7 +392,7 @@ fn show_deleted(call: &Call, context: &Context, deleted: &Deleted) -> Response<B
 }
 
 async fn delete_collection(call: &Call, body: Incoming) -> Result<Response<Body>, ApiError> {
-    let mut context = call.context("DeleteOptions")?;
+    let mut context = call.context(DELETE_OPTIONS)?;
     let list = call.query.list_options()?;
     let options = delete_options(call, &mut context, body).await?;
     let revision = call.api.registry.store().revision();

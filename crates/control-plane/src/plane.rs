@@ -144,10 +144,9 @@ impl ControlPlane {
             ));
         }
         if config.controllers {
-            plane.workers.spawn(controllers::run(
-                plane.registry.clone(),
-                plane.pki.clone(),
-            ));
+            plane
+                .workers
+                .spawn(controllers::run(plane.registry.clone(), plane.pki.clone()));
         }
         plane.server.close();
         plane.workers.close();

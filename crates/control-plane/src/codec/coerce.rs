@@ -105,6 +105,10 @@ impl Walk {
                     *value = Value::Null;
                 }
             },
+            (Kind::Bytes, Value::Array(items)) => {
+                let items = std::mem::take(items);
+                *value = self.numbers(items);
+            }
             (Kind::List(element), Value::Array(items)) => {
                 for item in items {
                     self.value(item, *element, depth + 1)?;
@@ -127,6 +131,23 @@ impl Walk {
             }
         }
         Ok(())
+    }
+
+    /// Go reads a list of numbers into bytes too.
+    fn numbers(&mut self, items: Vec<Value>) -> Value {
+        let mut bytes = Vec::with_capacity(items.len());
+        for item in items {
+            let byte = item.as_u64().and_then(|number| u8::try_from(number).ok());
+            if byte.is_none() && !item.is_null() && self.first.is_none() {
+                let found = match &item {
+                    Value::Number(number) => format!("number {number}"),
+                    other => json_type(other).to_owned(),
+                };
+                self.first = Some(self.wrong_type(&found, "uint8"));
+            }
+            bytes.push(byte.unwrap_or_default());
+        }
+        Value::from(BASE64.encode(bytes))
     }
 
     fn structure(&mut self, value: &mut Value, id: TypeId, depth: usize) -> Read {

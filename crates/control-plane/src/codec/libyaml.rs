@@ -8,7 +8,7 @@ use std::mem::MaybeUninit;
 use std::os::raw::c_char;
 use std::ptr::NonNull;
 
-use unsafe_libyaml_norway as sys;
+use unsafe_libyaml_norway as unsafe_libyaml;
 
 /// What the parser finds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,7 +47,7 @@ pub(super) struct Problem {
 pub(super) struct Parser<'a> {
     /// Ours alone, and freed when we are. The parser points to itself, so it must not move, and no
     /// Rust reference to it is kept.
-    parser: NonNull<sys::yaml_parser_t>,
+    parser: NonNull<unsafe_libyaml::yaml_parser_t>,
     failed: Option<Problem>,
     ended: bool,
     text: PhantomData<&'a [u8]>,
@@ -55,15 +55,24 @@ pub(super) struct Parser<'a> {
 
 impl<'a> Parser<'a> {
     pub(super) fn new(text: &'a [u8]) -> Self {
-        let memory = Box::leak(Box::new(MaybeUninit::<sys::yaml_parser_t>::uninit()));
-        let parser = NonNull::from(memory).cast::<sys::yaml_parser_t>();
+        let memory = Box::leak(Box::new(
+            MaybeUninit::<unsafe_libyaml::yaml_parser_t>::uninit(),
+        ));
+        let parser = NonNull::from(memory).cast::<unsafe_libyaml::yaml_parser_t>();
         // SAFETY: the memory is ours and large enough; initialisation fails only where it cannot
         // allocate, and then the library aborts. The text outlives the parser by `'a`.
         unsafe {
-            let started = sys::yaml_parser_initialize(parser.as_ptr());
+            let started = unsafe_libyaml::yaml_parser_initialize(parser.as_ptr());
             assert!(started.ok, "libyaml could not be initialised");
-            sys::yaml_parser_set_encoding(parser.as_ptr(), sys::YAML_UTF8_ENCODING);
-            sys::yaml_parser_set_input_string(parser.as_ptr(), text.as_ptr(), text.len() as u64);
+            unsafe_libyaml::yaml_parser_set_encoding(
+                parser.as_ptr(),
+                unsafe_libyaml::YAML_UTF8_ENCODING,
+            );
+            unsafe_libyaml::yaml_parser_set_input_string(
+                parser.as_ptr(),
+                text.as_ptr(),
+                text.len() as u64,
+            );
         }
         Self {
             parser,
@@ -82,10 +91,11 @@ impl<'a> Parser<'a> {
         if self.ended {
             return Ok((Event::StreamEnd, 0));
         }
-        let mut event = MaybeUninit::<sys::yaml_event_t>::uninit();
+        let mut event = MaybeUninit::<unsafe_libyaml::yaml_event_t>::uninit();
         // SAFETY: the parser is initialised, has an input and no problem so far. It fills the
         // event in both cases.
-        let parsed = unsafe { sys::yaml_parser_parse(self.parser.as_ptr(), event.as_mut_ptr()) };
+        let parsed =
+            unsafe { unsafe_libyaml::yaml_parser_parse(self.parser.as_ptr(), event.as_mut_ptr()) };
         if parsed.fail {
             let problem = self.problem();
             self.failed = Some(problem.clone());
@@ -97,7 +107,7 @@ impl<'a> Parser<'a> {
             let mut event = event.assume_init();
             let found = owned(&event);
             let line = event.start_mark.line;
-            sys::yaml_event_delete(&mut event);
+            unsafe_libyaml::yaml_event_delete(&mut event);
             (found, line)
         };
         self.ended = found == Event::StreamEnd;
@@ -107,7 +117,7 @@ impl<'a> Parser<'a> {
     fn problem(&self) -> Problem {
         // SAFETY: the parser is initialised, and only read here.
         let parser = unsafe { self.parser.as_ref() };
-        let scanner = parser.error == sys::YAML_SCANNER_ERROR;
+        let scanner = parser.error == unsafe_libyaml::YAML_SCANNER_ERROR;
         let line = match (parser.problem_mark.line, parser.context_mark.line) {
             (0, 0) => None,
             (0, line) => Some(line),
@@ -127,11 +137,11 @@ impl Drop for Parser<'_> {
         // SAFETY: the parser is initialised and nobody uses it after this; its memory came from a
         // box of the same layout.
         unsafe {
-            sys::yaml_parser_delete(self.parser.as_ptr());
+            unsafe_libyaml::yaml_parser_delete(self.parser.as_ptr());
             drop(Box::from_raw(
                 self.parser
                     .as_ptr()
-                    .cast::<MaybeUninit<sys::yaml_parser_t>>(),
+                    .cast::<MaybeUninit<unsafe_libyaml::yaml_parser_t>>(),
             ));
         }
     }
@@ -152,17 +162,19 @@ unsafe fn string(text: *const u8) -> Option<String> {
 /// # Safety
 ///
 /// The event was filled in by the parser and is not deleted yet.
-unsafe fn owned(event: &sys::yaml_event_t) -> Event {
+unsafe fn owned(event: &unsafe_libyaml::yaml_event_t) -> Event {
     // SAFETY: each member of the union is read only where the type of the event names it; names
     // end with a zero byte, and values are `length` bytes long.
     unsafe {
         match event.type_ {
-            sys::YAML_DOCUMENT_START_EVENT => Event::DocumentStart,
-            sys::YAML_STREAM_END_EVENT | sys::YAML_NO_EVENT => Event::StreamEnd,
-            sys::YAML_ALIAS_EVENT => {
+            unsafe_libyaml::YAML_DOCUMENT_START_EVENT => Event::DocumentStart,
+            unsafe_libyaml::YAML_STREAM_END_EVENT | unsafe_libyaml::YAML_NO_EVENT => {
+                Event::StreamEnd
+            }
+            unsafe_libyaml::YAML_ALIAS_EVENT => {
                 Event::Alias(string(event.data.alias.anchor).unwrap_or_default())
             }
-            sys::YAML_SCALAR_EVENT => {
+            unsafe_libyaml::YAML_SCALAR_EVENT => {
                 let scalar = event.data.scalar;
                 let length = usize::try_from(scalar.length).unwrap_or_default();
                 let bytes = std::slice::from_raw_parts(scalar.value, length);
@@ -173,14 +185,14 @@ unsafe fn owned(event: &sys::yaml_event_t) -> Event {
                     plain: scalar.plain_implicit,
                 }
             }
-            sys::YAML_SEQUENCE_START_EVENT => Event::SequenceStart {
+            unsafe_libyaml::YAML_SEQUENCE_START_EVENT => Event::SequenceStart {
                 anchor: string(event.data.sequence_start.anchor),
             },
-            sys::YAML_SEQUENCE_END_EVENT => Event::SequenceEnd,
-            sys::YAML_MAPPING_START_EVENT => Event::MappingStart {
+            unsafe_libyaml::YAML_SEQUENCE_END_EVENT => Event::SequenceEnd,
+            unsafe_libyaml::YAML_MAPPING_START_EVENT => Event::MappingStart {
                 anchor: string(event.data.mapping_start.anchor),
             },
-            sys::YAML_MAPPING_END_EVENT => Event::MappingEnd,
+            unsafe_libyaml::YAML_MAPPING_END_EVENT => Event::MappingEnd,
             _ => Event::Other,
         }
     }

@@ -133,7 +133,7 @@ pub struct Decoded {
 }
 
 impl Decoded {
-    /// The refusal of strict field validation, if there is anything to refuse.
+    /// What strict field validation answers: a refusal where there is any problem.
     pub fn refuse_problems(&self, expected_kind: &str) -> Result<(), ApiError> {
         if self.problems.is_empty() {
             return Ok(());
@@ -248,7 +248,9 @@ fn finish(gvk: Gvk, read: Read<'_>, expect: Option<&Gvk>) -> Result<Decoded, Dec
             );
             return Err(unhandled(DecodeError::Malformed(message)));
         }
-        if gvk != *expect {
+        // Options are one type in every group version.
+        let same_type = type_id.is_some() && type_id == schema().type_of_gvk(expect);
+        if gvk != *expect && !same_type {
             return Err(DecodeError::WrongVersion {
                 found: gvk.api_version(),
                 expected: expect.api_version(),

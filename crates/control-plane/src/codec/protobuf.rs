@@ -12,7 +12,7 @@ use super::time::{self, Precision};
 use super::wire::{Reader, Wire};
 use super::zero::{self, Scope};
 use super::{DecodeError, MAX_DEPTH, quantity};
-use crate::schema::{Declared, Field, Gvk, Kind, Special, TypeId, schema};
+use crate::schema::{Declared, Field, Gvk, Kind, Omit, Special, TypeId, schema};
 
 /// What every body starts with.
 pub(super) const MAGIC: &[u8] = b"k8s\0";
@@ -168,9 +168,13 @@ impl Decoder {
         }
         let value = self.value(field.kind, value, field.json, depth)?;
         let is_struct = matches!(schema().resolve(field.kind), Kind::Named(_));
-        if !field.pointer && !is_struct && !zero::stays_when_zero(field) && zero::is_empty(&value) {
-            object.remove(field.json);
-        } else if field.omit == crate::schema::Omit::Zero && !field.pointer && value.is_null() {
+        let left_out = !field.pointer
+            && match field.omit {
+                Omit::Never => false,
+                Omit::Empty => !is_struct && zero::is_empty(&value),
+                Omit::Zero => value.is_null() || !is_struct && zero::is_empty(&value),
+            };
+        if left_out {
             object.remove(field.json);
         } else {
             object.insert(field.json.to_owned(), value);

@@ -77,11 +77,12 @@ pub(super) fn of_kind(kind: Kind, scope: Scope) -> Value {
     }
 }
 
-/// What a missing element of a list or a map becomes in the store: as [`of_kind`], but bytes are
-/// empty and not missing.
+/// What a missing element of a list or a map becomes in the store: as [`of_kind`], but bytes and
+/// lists with a message of their own are empty and not missing.
 pub(super) fn of_element(kind: Kind, scope: Scope) -> Value {
     match schema().resolve(kind) {
         Kind::Bytes => Value::from(""),
+        Kind::List(_) => Value::Array(Vec::new()),
         _ => of_kind(kind, scope),
     }
 }

@@ -349,7 +349,9 @@ impl Signer {
                     self.authorizer.authorize(&attributes).is_allowed()
                 };
                 if requester.name == asked.name && may("selfnodeclient") {
-                    Some("Auto approving self kubelet client certificate after SubjectAccessReview.")
+                    Some(
+                        "Auto approving self kubelet client certificate after SubjectAccessReview.",
+                    )
                 } else if may("nodeclient") {
                     Some("Auto approving kubelet client certificate after SubjectAccessReview.")
                 } else {
@@ -360,7 +362,9 @@ impl Signer {
                 let node = requester.node_name()?;
                 let object = self.registry.get(stored("", "nodes"), "", node).ok()?;
                 (requester.name == asked.name && names_are_the_nodes(&asked, &object.value()))
-                    .then_some("Auto approving kubelet serving certificate for the node's own addresses.")
+                    .then_some(
+                        "Auto approving kubelet serving certificate for the node's own addresses.",
+                    )
             }
             _ => None,
         }
@@ -415,7 +419,9 @@ mod tests {
         let sans: Vec<String> = sans.iter().map(|san| (*san).to_owned()).collect();
         let mut params = CertificateParams::new(sans).unwrap();
         params.distinguished_name = DistinguishedName::new();
-        params.distinguished_name.push(DnType::OrganizationName, group);
+        params
+            .distinguished_name
+            .push(DnType::OrganizationName, group);
         params.distinguished_name.push(DnType::CommonName, name);
         let pem = params.serialize_request(&key).unwrap().pem().unwrap();
         json!({
@@ -442,11 +448,17 @@ mod tests {
                 {"type": "InternalIP", "address": "10.0.0.1"}, {"type": "Hostname", "address": "n1"},
             ]},
         });
-        registry.create(&context, stored("", "nodes"), "", node).await.unwrap();
+        registry
+            .create(&context, stored("", "nodes"), "", node)
+            .await
+            .unwrap();
         for role in crate::bootstrap::roles::defaults() {
             if role.name.contains("nodeclient") {
                 let def = stored(crate::auth::rbac::GROUP, role.kind.plural());
-                registry.create(&context, def, "", role.object.clone()).await.unwrap();
+                registry
+                    .create(&context, def, "", role.object.clone())
+                    .await
+                    .unwrap();
             }
         }
         let binding = |name: &str, role: &str, group: &str| {
@@ -518,17 +530,89 @@ mod tests {
         let world = world().await;
         let node = "system:node:n1";
         let refused = [
-            world.ask("bob", "dev", csr(KUBELET_CLIENT, node, GROUP_NODES, &[], CLIENT_USAGES)).await,
-            world.ask("bob", "dev", csr(KUBELET_SERVING, node, GROUP_NODES, &["n1"], SERVER_USAGES)).await,
-            world.ask(node, GROUP_NODES, csr(KUBELET_SERVING, node, GROUP_NODES, &["10.0.0.2"], SERVER_USAGES)).await,
-            world.ask(node, GROUP_NODES, csr(KUBELET_SERVING, "system:node:n2", GROUP_NODES, &["n1"], SERVER_USAGES)).await,
-            world.ask("system:bootstrap:x", "system:bootstrappers", csr(KUBELET_CLIENT, node, "system:masters", &[], CLIENT_USAGES)).await,
-            world.ask("system:bootstrap:x", "system:bootstrappers", csr(CLIENT, "joe", "dev", &[], CLIENT_USAGES)).await,
+            world
+                .ask(
+                    "bob",
+                    "dev",
+                    csr(KUBELET_CLIENT, node, GROUP_NODES, &[], CLIENT_USAGES),
+                )
+                .await,
+            world
+                .ask(
+                    "bob",
+                    "dev",
+                    csr(KUBELET_SERVING, node, GROUP_NODES, &["n1"], SERVER_USAGES),
+                )
+                .await,
+            world
+                .ask(
+                    node,
+                    GROUP_NODES,
+                    csr(
+                        KUBELET_SERVING,
+                        node,
+                        GROUP_NODES,
+                        &["10.0.0.2"],
+                        SERVER_USAGES,
+                    ),
+                )
+                .await,
+            world
+                .ask(
+                    node,
+                    GROUP_NODES,
+                    csr(
+                        KUBELET_SERVING,
+                        "system:node:n2",
+                        GROUP_NODES,
+                        &["n1"],
+                        SERVER_USAGES,
+                    ),
+                )
+                .await,
+            world
+                .ask(
+                    "system:bootstrap:x",
+                    "system:bootstrappers",
+                    csr(KUBELET_CLIENT, node, "system:masters", &[], CLIENT_USAGES),
+                )
+                .await,
+            world
+                .ask(
+                    "system:bootstrap:x",
+                    "system:bootstrappers",
+                    csr(CLIENT, "joe", "dev", &[], CLIENT_USAGES),
+                )
+                .await,
         ];
         let granted = [
-            world.ask("system:bootstrap:x", "system:bootstrappers", csr(KUBELET_CLIENT, node, GROUP_NODES, &[], CLIENT_USAGES)).await,
-            world.ask(node, GROUP_NODES, csr(KUBELET_CLIENT, node, GROUP_NODES, &[], CLIENT_USAGES)).await,
-            world.ask(node, GROUP_NODES, csr(KUBELET_SERVING, node, GROUP_NODES, &["10.0.0.1", "n1"], SERVER_USAGES)).await,
+            world
+                .ask(
+                    "system:bootstrap:x",
+                    "system:bootstrappers",
+                    csr(KUBELET_CLIENT, node, GROUP_NODES, &[], CLIENT_USAGES),
+                )
+                .await,
+            world
+                .ask(
+                    node,
+                    GROUP_NODES,
+                    csr(KUBELET_CLIENT, node, GROUP_NODES, &[], CLIENT_USAGES),
+                )
+                .await,
+            world
+                .ask(
+                    node,
+                    GROUP_NODES,
+                    csr(
+                        KUBELET_SERVING,
+                        node,
+                        GROUP_NODES,
+                        &["10.0.0.1", "n1"],
+                        SERVER_USAGES,
+                    ),
+                )
+                .await,
         ];
         for name in &granted {
             world.signed(name).await;
@@ -547,7 +631,10 @@ mod tests {
                 &refused[5],
                 "approval",
                 |csr| {
-                    add_condition(csr, json!({"type": "Approved", "status": "True", "reason": "ByHand"}));
+                    add_condition(
+                        csr,
+                        json!({"type": "Approved", "status": "True", "reason": "ByHand"}),
+                    );
                     Ok(())
                 },
             )

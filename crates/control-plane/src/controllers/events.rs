@@ -106,17 +106,29 @@ mod tests {
         let start = Instant::now();
         let news = News::All(vec![
             event("old", json!({"metadata": created})),
-            event("again", json!({"metadata": created, "lastTimestamp": "2026-01-01T11:30:00Z"})),
-            event("series", json!({"metadata": created, "eventTime": null, "series": {"lastObservedTime": "2026-01-01T11:59:00.000000Z"}})),
+            event(
+                "again",
+                json!({"metadata": created, "lastTimestamp": "2026-01-01T11:30:00Z"}),
+            ),
+            event(
+                "series",
+                json!({"metadata": created, "eventTime": null, "series": {"lastObservedTime": "2026-01-01T11:59:00.000000Z"}}),
+            ),
             event("odd", json!({"metadata": {}})),
         ]);
         learn(&news, &mut queue, start, wall);
         let mut due = Vec::new();
         while !queue.is_empty() {
             let key = queue.next().await;
-            due.push((key.rsplit('/').next().unwrap().to_owned(), start.elapsed().as_secs() / 60));
+            due.push((
+                key.rsplit('/').next().unwrap().to_owned(),
+                start.elapsed().as_secs() / 60,
+            ));
         }
         let expected = [("old", 0), ("again", 30), ("series", 59), ("odd", 60)];
-        assert_eq!(due, expected.map(|(name, minutes)| (name.to_owned(), minutes)));
+        assert_eq!(
+            due,
+            expected.map(|(name, minutes)| (name.to_owned(), minutes))
+        );
     }
 }

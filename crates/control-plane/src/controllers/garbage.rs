@@ -98,7 +98,11 @@ impl Graph {
         if meta.owners().is_empty() {
             return;
         }
-        let uids: Vec<String> = meta.owners().iter().map(|owner| owner.uid.clone()).collect();
+        let uids: Vec<String> = meta
+            .owners()
+            .iter()
+            .map(|owner| owner.uid.clone())
+            .collect();
         for uid in &uids {
             self.dependents
                 .entry(uid.clone())
@@ -268,9 +272,10 @@ impl Collector {
             let Some(dependent) = self.store.get(&key) else {
                 continue;
             };
-            blocked |= Meta::of(&dependent).owners().iter().any(|owner| {
-                owner.uid == meta.uid && owner.block_owner_deletion == Some(true)
-            });
+            blocked |= Meta::of(&dependent)
+                .owners()
+                .iter()
+                .any(|owner| owner.uid == meta.uid && owner.block_owner_deletion == Some(true));
             self.queue.add(key);
         }
         (!blocked).then_some(Step::Release)
@@ -439,10 +444,7 @@ async fn release(
     finalizer: &str,
 ) -> Result<(), ApiError> {
     edit(registry, context, key, |metadata| {
-        if let Some(finalizers) = metadata
-            .get_mut("finalizers")
-            .and_then(Value::as_array_mut)
-        {
+        if let Some(finalizers) = metadata.get_mut("finalizers").and_then(Value::as_array_mut) {
             finalizers.retain(|other| other != finalizer);
         }
     })

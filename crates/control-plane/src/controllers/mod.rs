@@ -91,7 +91,10 @@ where
         task.spawn(start());
         match task.join_next().await {
             Some(Err(error)) if error.is_panic() => {
-                tracing::error!(controller = name, "the controller panicked and starts again");
+                tracing::error!(
+                    controller = name,
+                    "the controller panicked and starts again"
+                );
                 tokio::time::sleep(RESTART).await;
             }
             _ => return,

@@ -67,7 +67,8 @@ fn learn(news: &News, going: &mut HashSet<String>, queue: &mut Queue<String>) {
         }
         // An object that was admitted just before its namespace went must go too; what is
         // already on its way wakes us again when it is gone.
-        News::Put(event) if event.previous.is_some() && !event.object.key.starts_with("namespaces/") => {}
+        News::Put(event)
+            if event.previous.is_some() && !event.object.key.starts_with("namespaces/") => {}
         News::Put(event) => see(&event.object, going),
         News::Deleted(event) if event.object.key.starts_with("namespaces/") => {
             going.remove(event.object.name());
@@ -303,9 +304,17 @@ mod tests {
     use super::*;
 
     async fn create(registry: &Registry, plural: &str, object: Value) {
-        let namespace = object["metadata"]["namespace"].as_str().unwrap_or_default().to_owned();
+        let namespace = object["metadata"]["namespace"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned();
         registry
-            .create(&Context::system("test"), stored("", plural), &namespace, object)
+            .create(
+                &Context::system("test"),
+                stored("", plural),
+                &namespace,
+                object,
+            )
             .await
             .unwrap();
     }
@@ -313,7 +322,13 @@ mod tests {
     async fn delete_namespace(registry: &Registry, name: &str) {
         let options = DeleteOptions::default();
         registry
-            .delete(&Context::system("test"), stored("", "namespaces"), "", name, &options)
+            .delete(
+                &Context::system("test"),
+                stored("", "namespaces"),
+                "",
+                name,
+                &options,
+            )
             .await
             .unwrap();
     }
@@ -326,7 +341,12 @@ mod tests {
     async fn a_namespace_goes_with_its_content_and_another_stays() {
         let (_dir, registry) = registry();
         for name in ["a", "b"] {
-            create(&registry, "namespaces", json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})).await;
+            create(
+                &registry,
+                "namespaces",
+                json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}),
+            )
+            .await;
             let mut map = object("ConfigMap", "m", &[]);
             map["metadata"]["namespace"] = json!(name);
             create(&registry, "configmaps", map).await;
@@ -336,7 +356,10 @@ mod tests {
         // Begun before the controller runs: a start after a crash does it all the same.
         let task = tokio::spawn(run(registry.clone()));
         eventually(&registry, || {
-            registry.get(stored("", "namespaces"), "", "a").is_err().then_some(())
+            registry
+                .get(stored("", "namespaces"), "", "a")
+                .is_err()
+                .then_some(())
         })
         .await;
         assert!(registry.get(stored("", "secrets"), "a", "s").is_err());
@@ -349,29 +372,55 @@ mod tests {
     async fn content_that_a_finalizer_holds_is_reported_and_waited_for() {
         let (_dir, registry) = registry();
         let task = tokio::spawn(run(registry.clone()));
-        create(&registry, "namespaces", json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "a"}})).await;
-        create(&registry, "configmaps", object("ConfigMap", "held", &["example.com/hold"])).await;
+        create(
+            &registry,
+            "namespaces",
+            json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "a"}}),
+        )
+        .await;
+        create(
+            &registry,
+            "configmaps",
+            object("ConfigMap", "held", &["example.com/hold"]),
+        )
+        .await;
         create(&registry, "secrets", object("Secret", "s", &[])).await;
         delete_namespace(&registry, "a").await;
         let conditions = eventually(&registry, || {
-            let namespace = registry.get(stored("", "namespaces"), "", "a").ok()?.value();
+            let namespace = registry
+                .get(stored("", "namespaces"), "", "a")
+                .ok()?
+                .value();
             namespace["status"]["conditions"].as_array().cloned()
         })
         .await;
-        assert_eq!(conditions[3]["message"], "Some resources are remaining: configmaps. has 1 resource instances");
+        assert_eq!(
+            conditions[3]["message"],
+            "Some resources are remaining: configmaps. has 1 resource instances"
+        );
         assert_eq!(
             conditions[4]["message"],
             "Some content in the namespace has finalizers remaining: example.com/hold in 1 resource instances"
         );
         registry
-            .modify(&Context::system("test"), stored("", "configmaps"), "a", "held", "", |map| {
-                map["metadata"]["finalizers"] = json!([]);
-                Ok(())
-            })
+            .modify(
+                &Context::system("test"),
+                stored("", "configmaps"),
+                "a",
+                "held",
+                "",
+                |map| {
+                    map["metadata"]["finalizers"] = json!([]);
+                    Ok(())
+                },
+            )
             .await
             .unwrap();
         eventually(&registry, || {
-            registry.get(stored("", "namespaces"), "", "a").is_err().then_some(())
+            registry
+                .get(stored("", "namespaces"), "", "a")
+                .is_err()
+                .then_some(())
         })
         .await;
         registry.store().close().await;

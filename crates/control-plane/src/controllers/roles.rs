@@ -95,7 +95,10 @@ mod tests {
         let context = Context::system("test");
         let rules = json!([{"apiGroups": [""], "resources": ["pods"], "verbs": ["get"]}]);
         for object in [
-            role("all", json!({"aggregationRule": {"clusterRoleSelectors": [{"matchLabels": {"part": "yes"}}]}})),
+            role(
+                "all",
+                json!({"aggregationRule": {"clusterRoleSelectors": [{"matchLabels": {"part": "yes"}}]}}),
+            ),
             role("part", json!({"labels": {"part": "yes"}, "rules": rules})),
         ] {
             registry.create(&context, roles, "", object).await.unwrap();
@@ -112,7 +115,13 @@ mod tests {
         };
         shown(rules).await;
         registry
-            .delete(&context, roles, "", "part", &crate::registry::DeleteOptions::default())
+            .delete(
+                &context,
+                roles,
+                "",
+                "part",
+                &crate::registry::DeleteOptions::default(),
+            )
             .await
             .unwrap();
         shown(json!([])).await;

@@ -17,11 +17,26 @@ fn an_object_goes_when_all_its_owners_went_and_in_the_way_it_asks_for() {
     let plain = Meta::default();
     assert_eq!(judge(&[], &plain, true), Verdict::Keep);
     assert_eq!(judge(&[Solid], &plain, true), Verdict::Keep);
-    assert_eq!(judge(&[Solid, Absent], &plain, true), Verdict::DropReferences);
-    assert_eq!(judge(&[Solid, Waiting], &plain, true), Verdict::DropReferences);
-    assert_eq!(judge(&[Absent], &plain, true), Verdict::Delete(Propagation::Background));
-    assert_eq!(judge(&[Absent, Waiting], &plain, true), Verdict::Delete(Propagation::Foreground));
-    assert_eq!(judge(&[Waiting], &plain, false), Verdict::Delete(Propagation::Background));
+    assert_eq!(
+        judge(&[Solid, Absent], &plain, true),
+        Verdict::DropReferences
+    );
+    assert_eq!(
+        judge(&[Solid, Waiting], &plain, true),
+        Verdict::DropReferences
+    );
+    assert_eq!(
+        judge(&[Absent], &plain, true),
+        Verdict::Delete(Propagation::Background)
+    );
+    assert_eq!(
+        judge(&[Absent, Waiting], &plain, true),
+        Verdict::Delete(Propagation::Foreground)
+    );
+    assert_eq!(
+        judge(&[Waiting], &plain, false),
+        Verdict::Delete(Propagation::Background)
+    );
     assert_eq!(
         judge(&[Absent], &with_finalizers(&[ORPHAN]), false),
         Verdict::Delete(Propagation::Orphan)
@@ -91,7 +106,8 @@ impl World {
         let (dir, registry) = registry();
         let context = Context::system("test");
         for namespace in ["a", "b"] {
-            let object = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}});
+            let object =
+                json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}});
             registry
                 .create(&context, stored("", "namespaces"), "", object)
                 .await
@@ -138,7 +154,10 @@ impl World {
     }
 
     fn there(&self, name: &str) -> Option<Meta> {
-        self.registry.get(maps(), "a", name).ok().map(|object| Meta::of(&object))
+        self.registry
+            .get(maps(), "a", name)
+            .ok()
+            .map(|object| Meta::of(&object))
     }
 
     async fn gone(&self, name: &str) {
@@ -198,7 +217,12 @@ async fn one_owner_of_two_is_enough() {
     let world = World::start().await;
     let first = world.create("first", &[]).await;
     let second = world.create("second", &[]).await;
-    world.create("leaf", &[("first", &first, false), ("second", &second, false)]).await;
+    world
+        .create(
+            "leaf",
+            &[("first", &first, false), ("second", &second, false)],
+        )
+        .await;
     world.delete("first", Propagation::Background).await;
     eventually(&world.registry, || {
         let owners = world.there("leaf").expect("it stays").owners().len();
@@ -214,7 +238,9 @@ async fn one_owner_of_two_is_enough() {
 async fn an_owner_that_never_was_or_has_another_uid_is_absent_and_an_unknown_kind_is_not() {
     let world = World::start().await;
     world.create("other", &[]).await;
-    world.create("stale", &[("other", "another-uid", false)]).await;
+    world
+        .create("stale", &[("other", "another-uid", false)])
+        .await;
     world.create("lost", &[("never", "u", false)]).await;
     let unknown = json!({
         "apiVersion": "v1", "kind": "ConfigMap",
@@ -222,7 +248,11 @@ async fn an_owner_that_never_was_or_has_another_uid_is_absent_and_an_unknown_kin
             {"apiVersion": "example.com/v1", "kind": "Widget", "name": "w", "uid": "u"},
         ]},
     });
-    world.registry.create(&Context::system("test"), maps(), "a", unknown).await.unwrap();
+    world
+        .registry
+        .create(&Context::system("test"), maps(), "a", unknown)
+        .await
+        .unwrap();
     world.gone("stale").await;
     world.gone("lost").await;
     assert!(world.there("unknown").is_some());

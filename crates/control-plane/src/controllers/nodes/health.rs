@@ -16,7 +16,10 @@ const PRESSURES: [(&str, &str); 4] = [
     ("MemoryPressure", "node.kubernetes.io/memory-pressure"),
     ("DiskPressure", "node.kubernetes.io/disk-pressure"),
     ("PIDPressure", "node.kubernetes.io/pid-pressure"),
-    ("NetworkUnavailable", "node.kubernetes.io/network-unavailable"),
+    (
+        "NetworkUnavailable",
+        "node.kubernetes.io/network-unavailable",
+    ),
 ];
 
 /// The conditions that become `Unknown` when a node is no longer heard of.
@@ -207,7 +210,11 @@ mod tests {
             .iter()
             .map(|taint| {
                 let key = field(taint, "key");
-                format!("{}:{}", key.rsplit('/').next().unwrap(), field(taint, "effect"))
+                format!(
+                    "{}:{}",
+                    key.rsplit('/').next().unwrap(),
+                    field(taint, "effect")
+                )
             })
             .collect()
     }
@@ -217,20 +224,44 @@ mod tests {
         let born = json!([{"key": "gpu", "effect": "NoSchedule"}, {"key": NOT_READY, "effect": "NoSchedule"}]);
         let of = |node: &Value| taints(node, now()).map(|taints| short(&taints));
         assert_eq!(of(&node(None, born.clone())), None);
-        assert_eq!(of(&node(Some("True"), born.clone())).unwrap(), ["gpu:NoSchedule"]);
+        assert_eq!(
+            of(&node(Some("True"), born.clone())).unwrap(),
+            ["gpu:NoSchedule"]
+        );
         assert_eq!(
             of(&node(Some("False"), born.clone())).unwrap(),
-            ["gpu:NoSchedule", "not-ready:NoSchedule", "not-ready:NoExecute"]
+            [
+                "gpu:NoSchedule",
+                "not-ready:NoSchedule",
+                "not-ready:NoExecute"
+            ]
         );
         assert_eq!(
             of(&node(Some("Unknown"), born)).unwrap(),
-            ["gpu:NoSchedule", "unreachable:NoSchedule", "unreachable:NoExecute"]
+            [
+                "gpu:NoSchedule",
+                "unreachable:NoSchedule",
+                "unreachable:NoExecute"
+            ]
         );
         let mut cordoned = node(Some("True"), Value::Null);
         cordoned["spec"]["unschedulable"] = json!(true);
-        cordoned["status"]["conditions"].as_array_mut().unwrap().push(json!({"type": "DiskPressure", "status": "True"}));
-        assert_eq!(of(&cordoned).unwrap(), ["disk-pressure:NoSchedule", "unschedulable:NoSchedule"]);
-        assert_eq!(of(&node(Some("True"), json!([{"key": UNSCHEDULABLE, "effect": "NoSchedule"}]))).unwrap(), [""; 0]);
+        cordoned["status"]["conditions"]
+            .as_array_mut()
+            .unwrap()
+            .push(json!({"type": "DiskPressure", "status": "True"}));
+        assert_eq!(
+            of(&cordoned).unwrap(),
+            ["disk-pressure:NoSchedule", "unschedulable:NoSchedule"]
+        );
+        assert_eq!(
+            of(&node(
+                Some("True"),
+                json!([{"key": UNSCHEDULABLE, "effect": "NoSchedule"}])
+            ))
+            .unwrap(),
+            [""; 0]
+        );
     }
 
     #[test]
@@ -238,8 +269,14 @@ mod tests {
         let mut node = node(Some("True"), Value::Null);
         assert!(mark_unknown(&mut node, now()));
         assert_eq!(condition(&node, "Ready"), Some("Unknown"));
-        assert_eq!(node["status"]["conditions"][0]["reason"], "NodeStatusUnknown");
-        assert_eq!(node["status"]["conditions"][1]["reason"], "NodeStatusNeverUpdated");
+        assert_eq!(
+            node["status"]["conditions"][0]["reason"],
+            "NodeStatusUnknown"
+        );
+        assert_eq!(
+            node["status"]["conditions"][1]["reason"],
+            "NodeStatusNeverUpdated"
+        );
         assert!(!mark_unknown(&mut node, now()), "once is enough");
     }
 
@@ -250,16 +287,26 @@ mod tests {
             {"key": UNREACHABLE, "effect": "NoExecute", "timeAdded": added},
             {"key": "x", "effect": "NoSchedule"},
         ]}});
-        let of = |tolerations: Value| eviction(&node, &json!({"spec": {"tolerations": tolerations}}), now());
-        let at = |seconds: i64| Eviction::At(added.parse::<Timestamp>().unwrap() + SignedDuration::from_secs(seconds));
+        let of = |tolerations: Value| {
+            eviction(&node, &json!({"spec": {"tolerations": tolerations}}), now())
+        };
+        let at = |seconds: i64| {
+            Eviction::At(added.parse::<Timestamp>().unwrap() + SignedDuration::from_secs(seconds))
+        };
         assert_eq!(of(json!([])), Eviction::At(now()));
         assert_eq!(of(json!([{"operator": "Exists"}])), Eviction::Never);
         let exists = |seconds: Value| json!({"key": UNREACHABLE, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": seconds});
         assert_eq!(of(json!([exists(json!(300))])), at(300));
         assert_eq!(of(json!([exists(json!(300)), exists(json!(20))])), at(20));
         assert_eq!(of(json!([exists(json!(-5))])), at(0));
-        assert_eq!(of(json!([{"key": UNREACHABLE, "operator": "Equal", "value": "v"}])), Eviction::At(now()));
-        assert_eq!(of(json!([{"key": UNREACHABLE, "effect": "NoSchedule", "operator": "Exists"}])), Eviction::At(now()));
+        assert_eq!(
+            of(json!([{"key": UNREACHABLE, "operator": "Equal", "value": "v"}])),
+            Eviction::At(now())
+        );
+        assert_eq!(
+            of(json!([{"key": UNREACHABLE, "effect": "NoSchedule", "operator": "Exists"}])),
+            Eviction::At(now())
+        );
     }
 
     proptest! {

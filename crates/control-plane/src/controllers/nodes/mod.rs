@@ -234,24 +234,17 @@ impl Nodes {
 
     async fn set_taints(&self, name: &str, now: Timestamp) -> Result<(), ApiError> {
         self.registry
-            .modify(
-                &self.context,
-                stored("", "nodes"),
-                "",
-                name,
-                "",
-                |node| {
-                    if let Some(taints) = health::taints(node, now) {
-                        match (taints.is_empty(), node["spec"].as_object_mut()) {
-                            (true, Some(spec)) => {
-                                spec.remove("taints");
-                            }
-                            _ => node["spec"]["taints"] = json!(taints),
+            .modify(&self.context, stored("", "nodes"), "", name, "", |node| {
+                if let Some(taints) = health::taints(node, now) {
+                    match (taints.is_empty(), node["spec"].as_object_mut()) {
+                        (true, Some(spec)) => {
+                            spec.remove("taints");
                         }
+                        _ => node["spec"]["taints"] = json!(taints),
                     }
-                    Ok(())
-                },
-            )
+                }
+                Ok(())
+            })
             .await
             .map(|_| ())
     }

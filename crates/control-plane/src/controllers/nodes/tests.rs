@@ -29,24 +29,41 @@ impl World {
     async fn create(&self, group: &str, plural: &str, object: Value) {
         let namespace = text(&object, "/metadata/namespace").to_owned();
         self.registry
-            .create(&Context::system("test"), stored(group, plural), &namespace, object)
+            .create(
+                &Context::system("test"),
+                stored(group, plural),
+                &namespace,
+                object,
+            )
             .await
             .unwrap();
     }
 
     async fn create_node(&self, ready: &str) {
-        self.create("", "nodes", json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n1"}})).await;
+        self.create(
+            "",
+            "nodes",
+            json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n1"}}),
+        )
+        .await;
         self.set_ready(ready).await;
     }
 
     async fn set_ready(&self, ready: &str) {
         let now = rfc3339(Timestamp::now());
         self.registry
-            .modify(&Context::system("test"), stored("", "nodes"), "", "n1", "status", |node| {
-                node["status"]["conditions"] =
-                    json!([{"type": "Ready", "status": ready, "lastHeartbeatTime": now}]);
-                Ok(())
-            })
+            .modify(
+                &Context::system("test"),
+                stored("", "nodes"),
+                "",
+                "n1",
+                "status",
+                |node| {
+                    node["status"]["conditions"] =
+                        json!([{"type": "Ready", "status": ready, "lastHeartbeatTime": now}]);
+                    Ok(())
+                },
+            )
             .await
             .unwrap();
     }
@@ -70,25 +87,42 @@ impl World {
             self.create("coordination.k8s.io", "leases", lease).await;
         }
         self.registry
-            .modify(&Context::system("test"), leases, "kube-node-lease", "n1", "", |lease| {
-                lease["spec"]["renewTime"] = json!(format!("2026-01-01T00:00:{count:02}.000000Z"));
-                Ok(())
-            })
+            .modify(
+                &Context::system("test"),
+                leases,
+                "kube-node-lease",
+                "n1",
+                "",
+                |lease| {
+                    lease["spec"]["renewTime"] =
+                        json!(format!("2026-01-01T00:00:{count:02}.000000Z"));
+                    Ok(())
+                },
+            )
             .await
             .unwrap();
     }
 
     fn node(&self) -> Option<Value> {
-        self.registry.get(stored("", "nodes"), "", "n1").ok().map(|node| node.value())
+        self.registry
+            .get(stored("", "nodes"), "", "n1")
+            .ok()
+            .map(|node| node.value())
     }
 
     fn pod(&self, name: &str) -> Option<Value> {
-        self.registry.get(stored("", "pods"), "default", name).ok().map(|pod| pod.value())
+        self.registry
+            .get(stored("", "pods"), "default", name)
+            .ok()
+            .map(|pod| pod.value())
     }
 
     fn taints(&self) -> Vec<String> {
         let node = self.node().expect("the node is there");
-        let taints = node["spec"]["taints"].as_array().cloned().unwrap_or_default();
+        let taints = node["spec"]["taints"]
+            .as_array()
+            .cloned()
+            .unwrap_or_default();
         taints
             .iter()
             .map(|taint| format!("{}:{}", text(taint, "/key"), text(taint, "/effect")))
@@ -106,13 +140,25 @@ impl World {
 }
 
 const READY: [&str; 0] = [];
-const NOT_READY: [&str; 2] = ["node.kubernetes.io/not-ready:NoSchedule", "node.kubernetes.io/not-ready:NoExecute"];
-const UNREACHABLE: [&str; 2] = ["node.kubernetes.io/unreachable:NoSchedule", "node.kubernetes.io/unreachable:NoExecute"];
+const NOT_READY: [&str; 2] = [
+    "node.kubernetes.io/not-ready:NoSchedule",
+    "node.kubernetes.io/not-ready:NoExecute",
+];
+const UNREACHABLE: [&str; 2] = [
+    "node.kubernetes.io/unreachable:NoSchedule",
+    "node.kubernetes.io/unreachable:NoExecute",
+];
 
 #[tokio::test]
 async fn taints_come_and_go_with_the_ready_condition() {
     let world = World::start().await;
-    world.create("", "nodes", json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n1"}})).await;
+    world
+        .create(
+            "",
+            "nodes",
+            json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n1"}}),
+        )
+        .await;
     assert_eq!(world.taints(), NOT_READY[..1]);
     world.set_ready("True").await;
     world.tainted(&READY).await;
@@ -136,7 +182,9 @@ async fn a_pod_that_tolerates_nothing_leaves_a_node_that_is_not_ready_and_others
     world.set_ready("False").await;
     let left = eventually(&world.registry, || {
         let pod = world.pod("leaves")?;
-        pod["metadata"]["deletionTimestamp"].is_string().then_some(pod)
+        pod["metadata"]["deletionTimestamp"]
+            .is_string()
+            .then_some(pod)
     })
     .await;
     let reason = left["status"]["conditions"]
@@ -147,7 +195,10 @@ async fn a_pod_that_tolerates_nothing_leaves_a_node_that_is_not_ready_and_others
         .map(|condition| condition["reason"].clone());
     assert_eq!(reason, Some(json!("DeletionByTaintManager")));
     let other = world.pod("stays").unwrap();
-    assert!(other["metadata"].get("deletionTimestamp").is_none(), "five minutes by default");
+    assert!(
+        other["metadata"].get("deletionTimestamp").is_none(),
+        "five minutes by default"
+    );
     world.end().await;
 }
 
@@ -160,7 +211,11 @@ async fn a_node_is_unknown_fifty_seconds_after_its_last_renewal() {
     for count in 1..10 {
         world.renew(count).await;
         tokio::time::sleep(Duration::from_secs(20)).await;
-        assert_eq!(condition(&world.node().unwrap(), "Ready"), Some("True"), "renewal {count}");
+        assert_eq!(
+            condition(&world.node().unwrap(), "Ready"),
+            Some("True"),
+            "renewal {count}"
+        );
     }
     let last = Instant::now() - Duration::from_secs(20);
     tokio::time::sleep(Duration::from_secs(25)).await;
@@ -185,7 +240,13 @@ async fn pods_of_a_node_that_is_gone_go_after_it() {
     world.create_pod("p", json!([])).await;
     world
         .registry
-        .delete(&Context::system("test"), stored("", "nodes"), "", "n1", &DeleteOptions::default())
+        .delete(
+            &Context::system("test"),
+            stored("", "nodes"),
+            "",
+            "n1",
+            &DeleteOptions::default(),
+        )
         .await
         .unwrap();
     tokio::time::sleep(QUARANTINE / 2).await;

@@ -238,7 +238,7 @@ fn paths_that_lead_outside_are_refused() {
 
 #[test]
 fn bodies_that_are_wrong_get_a_status() {
-    let up = Up::of(VK_CMD).start();
+    let up = Up::of(VK_CMD).args(&["--no-node"]).start();
     let Some(kubectl) = up.kubectl() else {
         return skip!("kubectl is missing");
     };
@@ -283,14 +283,14 @@ fn bodies_that_are_wrong_get_a_status() {
 
 #[test]
 fn a_watch_from_long_ago_is_told_so() {
-    let up = Up::of(VK_CMD).start();
+    let up = Up::of(VK_CMD).args(&["--no-node"]).start();
     let Some(kubectl) = up.kubectl() else {
         return skip!("kubectl is missing");
     };
     kubectl.run("create cm a").ok();
     let (_, place) = up.interrupt();
     // After a restart the history before it is gone.
-    let up = Up::of(VK_CMD).at(&place).start();
+    let up = Up::of(VK_CMD).args(&["--no-node"]).at(&place).start();
     let kubectl = up.kubectl().expect("it was there before");
     let said = kubectl.run("get --raw /api/v1/configmaps?watch=true&resourceVersion=2");
     let all = format!("{}{}", said.stdout, said.stderr);
@@ -302,7 +302,7 @@ fn a_watch_from_long_ago_is_told_so() {
 
 #[test]
 fn half_open_connections_do_not_keep_others_out() {
-    let up = Up::of(VK_CMD).start();
+    let up = Up::of(VK_CMD).args(&["--no-node"]).start();
     let Some(kubectl) = up.kubectl() else {
         return skip!("kubectl is missing");
     };
@@ -374,8 +374,8 @@ fn a_state_directory_that_cannot_be_used_is_refused() {
 
 #[test]
 fn a_second_up_on_the_same_state_is_refused() {
-    let up = Up::of(VK_CMD).start();
-    let said = fails(Up::of(VK_CMD).at(&up.place()), 1);
+    let up = Up::of(VK_CMD).args(&["--no-node"]).start();
+    let said = fails(Up::of(VK_CMD).args(&["--no-node"]).at(&up.place()), 1);
     let pid = up.pid().to_string();
     assert!(
         said.contains("is in use by process") && said.contains(&pid),

@@ -8,15 +8,15 @@ use testkit::{Kubectl, Up, eventually, skip};
 use crate::VK_CMD;
 
 /// A cluster and its kubectl; the cluster ends with the first of the pair.
-fn cluster() -> Option<(Up, Kubectl)> {
-    let up = Up::of(VK_CMD).start();
+fn cluster(args: &[&str]) -> Option<(Up, Kubectl)> {
+    let up = Up::of(VK_CMD).args(args).start();
     let kubectl = up.kubectl()?;
     Some((up, kubectl))
 }
 
 macro_rules! cluster {
-    () => {
-        match cluster() {
+    ($($arg:literal),*) => {
+        match cluster(&[$($arg),*]) {
             Some(cluster) => cluster,
             None => return skip!("kubectl is missing"),
         }
@@ -53,7 +53,7 @@ fn run_script(kubectl: &Kubectl, name: &str, script: &str) {
 
 #[test]
 fn apply_creates_changes_and_leaves_alone() {
-    let (_up, kubectl) = cluster!();
+    let (_up, kubectl) = cluster!("--no-node");
     for (value, word) in [("1", "created"), ("2", "configured"), ("2", "unchanged")] {
         let said = kubectl.pipe("apply -f -", &config_map(value)).ok();
         assert_eq!(said, format!("configmap/c {word}\n"));
@@ -92,7 +92,7 @@ fn apply_creates_changes_and_leaves_alone() {
 
 #[test]
 fn server_side_apply_keeps_owners_apart() {
-    let (_up, kubectl) = cluster!();
+    let (_up, kubectl) = cluster!("--no-node");
     let said = kubectl
         .pipe("apply --server-side -f -", &config_map("1"))
         .ok();
@@ -122,7 +122,7 @@ fn server_side_apply_keeps_owners_apart() {
 
 #[test]
 fn create_makes_each_kind_with_bodies_in_protobuf() {
-    let (_up, kubectl) = cluster!();
+    let (_up, kubectl) = cluster!("--no-node");
     for (line, said) in [
         (
             "create configmap c --from-literal=a=1",
@@ -409,7 +409,7 @@ fn logs_follow_a_running_container_and_show_its_previous_run() {
 
 #[test]
 fn label_annotate_patch_and_edit_change_an_object() {
-    let (up, kubectl) = cluster!();
+    let (up, kubectl) = cluster!("--no-node");
     kubectl.pipe("apply -f -", &config_map("1")).ok();
     assert_eq!(
         kubectl.run("label cm c tier=one").ok(),
@@ -474,7 +474,7 @@ fn label_annotate_patch_and_edit_change_an_object() {
 
 #[test]
 fn a_stale_replace_is_refused() {
-    let (up, kubectl) = cluster!();
+    let (up, kubectl) = cluster!("--no-node");
     kubectl.pipe("create -f -", &config_map("1")).ok();
     let old = up.home().join("old.yaml");
     std::fs::write(&old, kubectl.run("get cm c -o yaml").ok()).expect("a file");
@@ -616,7 +616,7 @@ fn a_node_is_cordoned_uncordoned_and_tainted() {
 
 #[test]
 fn discovery_explains_itself() {
-    let (_up, kubectl) = cluster!();
+    let (_up, kubectl) = cluster!("--no-node");
     let explained = kubectl.run("explain pod.spec.containers.image").ok();
     assert!(explained.contains("FIELD: image <string>"), "{explained}");
     assert!(

@@ -52,10 +52,9 @@ async fn through_restarts(streaming: bool) {
     let port = std::net::TcpListener::bind("127.0.0.1:0")
         .and_then(|socket| socket.local_addr())
         .expect("a free port")
-        .port()
-        .to_string();
+        .port();
     let start = |place| {
-        let up = Up::of(VK_CMD).args(&["--no-node", "--port", &port]);
+        let up = Up::of(VK_CMD).args(&["--no-node"]).port(port);
         match place {
             None => up.start(),
             Some(place) => up.at(&place).start(),

@@ -18,6 +18,7 @@ use crate::wait::eventually;
 pub struct UpBuilder {
     program: PathBuf,
     place: Option<Arc<TempDir>>,
+    port: u16,
     args: Vec<String>,
     env: Vec<(String, String)>,
 }
@@ -38,6 +39,13 @@ impl UpBuilder {
     pub fn args(mut self, words: &[&str]) -> Self {
         self.args
             .extend(words.iter().map(|word| (*word).to_owned()));
+        self
+    }
+
+    /// Listens on this port rather than on any free one.
+    #[must_use]
+    pub fn port(mut self, port: u16) -> Self {
+        self.port = port;
         self
     }
 
@@ -67,7 +75,7 @@ impl UpBuilder {
             .arg("up")
             .arg("--state-dir")
             .arg(place.path().join("state"))
-            .args(["--port", "0"])
+            .args(["--port", &self.port.to_string()])
             .args(&self.args)
             .env("HOME", &home)
             .env_remove("KUBECONFIG")
@@ -121,6 +129,7 @@ impl Up {
         UpBuilder {
             program: program.into(),
             place: None,
+            port: 0,
             args: Vec::new(),
             env: Vec::new(),
         }

@@ -28,9 +28,13 @@ macro_rules! skip {
 
 /// What [`skip!`] prints.
 pub fn skipped(why: &str, module: &str, line: u32) {
+    note(&format!("SKIPPED {module}:{line}: {why}"));
+}
+
+/// Writes a line to stderr past the test harness's capture, for what must be seen.
+pub fn note(line: &str) {
     use std::io::Write;
-    // Past the test harness's capture: a skip must be seen.
     if let Ok(mut terminal) = std::fs::OpenOptions::new().append(true).open("/dev/stderr") {
-        let _ = writeln!(terminal, "SKIPPED {module}:{line}: {why}");
+        let _ = writeln!(terminal, "{line}");
     }
 }

@@ -16,9 +16,12 @@ pub(crate) struct Difference {
 }
 
 impl Difference {
-    /// What the list of known differences names.
-    pub(crate) fn key(&self) -> String {
-        format!("{} {}", self.step, self.at)
+    /// What the patterns of the list of known differences are held against.
+    pub(crate) fn line(&self) -> String {
+        let shown =
+            |value: Option<&Value>| value.map_or_else(|| "(nothing)".to_owned(), Value::to_string);
+        let (real, ours) = (shown(self.real.as_ref()), shown(self.ours.as_ref()));
+        format!("{} {}: {real} != {ours}", self.step, self.at)
     }
 }
 
@@ -144,6 +147,9 @@ pub(crate) fn select(answer: &mut Value, only: &[String], ignore: &[String]) {
         answer["body"] = Value::Object(kept);
     }
     for at in ignore {
+        if at == "/" {
+            answer["body"] = Value::Null;
+        }
         let parts: Vec<_> = at.split('/').skip(1).collect();
         remove(&mut answer["body"], &parts);
     }
@@ -183,7 +189,8 @@ fn remove(value: &mut Value, parts: &[&str]) {
     }
 }
 
-/// The list of known differences: patterns with `*`, under the reason that they share.
+/// The list of known differences: patterns with `*` for `STEP POINTER: REAL != OURS`, under the reason
+/// that they share.
 #[derive(Debug)]
 pub(crate) struct Known {
     /// Reason and patterns.

@@ -5,8 +5,7 @@
 //! on purpose, with the reasons, which `docs/control-plane.md` tells too. A difference that is not listed fails the test, and so
 //! does a listed one that has vanished.
 //!
-//! For work on it: `SAME_REQUESTS_REAL` and `SAME_REQUESTS_OURS` name kubeconfigs of servers that run
-//! already, `SAME_REQUESTS_ONLY` is a part of the names of the scenarios to run, and
+//! For work on it: `SAME_REQUESTS_REAL` names the kubeconfig of a real server that runs already, `SAME_REQUESTS_ONLY` is a part of the names of the scenarios to run, and
 //! `SAME_REQUESTS_PRINT` prints all answers of the real server.
 
 mod body;
@@ -20,6 +19,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use compare::{Difference, Known};
+use control_plane::{Config, ControlPlane};
 use run::Server;
 use script::Scenario;
 use serde_json::Value;
@@ -78,21 +78,16 @@ async fn play(
     scenario: Arc<Scenario>,
     run: String,
     real: Server,
-    ours: Option<Server>,
+    ours: Server,
 ) -> Result<Vec<Outcome>> {
     let namespace = namespace_of(&scenario, &run);
     let name = format!("{}: {}", scenario.file, scenario.title);
-    let (left, right) = tokio::join!(real.play(&scenario, &namespace), async {
-        match &ours {
-            Some(ours) => Some(ours.play(&scenario, &namespace).await),
-            None => None,
-        }
-    });
+    let (left, right) = tokio::join!(
+        real.play(&scenario, &namespace),
+        ours.play(&scenario, &namespace)
+    );
     let left = left.with_context(|| format!("{name}, the real server"))?;
-    let right = right
-        .transpose()
-        .with_context(|| format!("{name}, ours"))?
-        .unwrap_or_else(|| left.clone());
+    let right = right.with_context(|| format!("{name}, ours"))?;
     Ok(scenario
         .steps
         .iter()
@@ -108,10 +103,10 @@ async fn play(
         .collect())
 }
 
-async fn play_all(real: &Path, ours: Option<&Path>, run: &str) -> Result<Vec<Outcome>> {
+async fn play_all(real: &Path, ours: &Path, run: &str) -> Result<Vec<Outcome>> {
     let only = std::env::var("SAME_REQUESTS_ONLY").unwrap_or_default();
     let real = Server::new(real)?;
-    let ours = ours.map(Server::new).transpose()?;
+    let ours = Server::new(ours)?;
     let free = Arc::new(Semaphore::new(AT_ONCE));
     let mut tasks = Vec::new();
     for scenario in scenarios()? {
@@ -148,6 +143,24 @@ fn suffix() -> String {
     format!("-{:x}", now.as_secs() & 0xff_ffff)
 }
 
+/// The embedded control plane, without the parts that write by themselves.
+async fn embedded(place: &Path) -> Result<(ControlPlane, PathBuf)> {
+    let plane = ControlPlane::start(Config {
+        state_dir: place.to_owned(),
+        listen: (std::net::Ipv4Addr::LOCALHOST, 0).into(),
+        scheduler: false,
+        controllers: false,
+        names: Vec::new(),
+    })
+    .await?;
+    let kubeconfig = place.join("admin.kubeconfig");
+    let admin = &plane.pki().admin;
+    plane
+        .pki()
+        .write_kubeconfig(&kubeconfig, &plane.url(), "ours", admin)?;
+    Ok((plane, kubeconfig))
+}
+
 #[test]
 fn both_servers_answer_alike() {
     let cluster;
@@ -161,14 +174,18 @@ fn both_servers_answer_alike() {
             (cluster.kubeconfig(), String::new())
         }
     };
-    let ours = kubeconfig("SAME_REQUESTS_OURS");
+    let place = tempfile::tempdir().expect("a directory");
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .expect("a runtime");
-    let outcomes = runtime
-        .block_on(play_all(&real, ours.as_deref(), &run))
-        .unwrap_or_else(|error| panic!("{error:#}"));
+    let outcomes = runtime.block_on(async {
+        let (plane, ours) = embedded(place.path()).await?;
+        let outcomes = play_all(&real, &ours, &run).await;
+        plane.shutdown().await;
+        outcomes
+    });
+    let outcomes = outcomes.unwrap_or_else(|error| panic!("{error:#}"));
 
     if std::env::var_os("SAME_REQUESTS_PRINT").is_some() {
         for outcome in &outcomes {
@@ -187,8 +204,8 @@ fn judge(outcomes: &[Outcome], list: &Known) {
         .flat_map(|outcome| &outcome.differences)
         .collect();
     let listed = |difference: &Difference| {
-        let key = difference.key();
-        list.patterns().any(|pattern| compare::fits(pattern, &key))
+        let line = difference.line();
+        list.patterns().any(|pattern| compare::fits(pattern, &line))
     };
     let unlisted: Vec<_> = found
         .iter()
@@ -200,7 +217,7 @@ fn judge(outcomes: &[Outcome], list: &Known) {
         .filter(|pattern| {
             !found
                 .iter()
-                .any(|difference| compare::fits(pattern, &difference.key()))
+                .any(|difference| compare::fits(pattern, &difference.line()))
         })
         // A part of the scenarios says nothing about the others.
         .filter(|_| std::env::var_os("SAME_REQUESTS_ONLY").is_none())

@@ -73,9 +73,6 @@ fn apply_creates_changes_and_leaves_alone() {
         diff.stdout
     );
     assert_eq!(kubectl.run("get cm c -o jsonpath={.data.key}").ok(), "2");
-    let said = kubectl.pipe("replace -f -", &config_map("4")).ok();
-    assert_eq!(said, "configmap/c replaced\n");
-    assert_eq!(kubectl.run("get cm c -o jsonpath={.data.key}").ok(), "4");
     // A key that a later file leaves out goes; one that others set stays.
     kubectl.run("annotate cm c mine=kept").ok();
     kubectl
@@ -88,6 +85,9 @@ fn apply_creates_changes_and_leaves_alone() {
         .run("get cm c -o jsonpath={.data}{.metadata.annotations.mine}")
         .ok();
     assert_eq!(data, r#"{"other":"x"}kept"#);
+    let said = kubectl.pipe("replace -f -", &config_map("4")).ok();
+    assert_eq!(said, "configmap/c replaced\n");
+    assert_eq!(kubectl.run("get cm c -o jsonpath={.data.key}").ok(), "4");
 }
 
 #[test]

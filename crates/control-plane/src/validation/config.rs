@@ -4,14 +4,13 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 
+use super::names;
 use super::report::{IMMUTABLE, Path, Report, flag, map, text};
-use super::{meta, names};
 
 /// All values of a ConfigMap or Secret together.
 const DATA_LIMIT: usize = 1024 * 1024;
 
 pub(super) fn config_map(report: &mut Report, object: &Value) {
-    meta::create(report, object, true, meta::subdomain);
     let data = Path::root("data");
     let binary = object.get("binaryData");
     let mut size = 0;
@@ -37,9 +36,7 @@ pub(super) fn config_map(report: &mut Report, object: &Value) {
 }
 
 pub(super) fn config_map_update(report: &mut Report, object: &Value, old: &Value) {
-    meta::update(report, object, old);
     immutable(report, object, old, &["data", "binaryData"]);
-    config_map(report, object);
 }
 
 /// The length of bytes that stand in base64.
@@ -64,7 +61,6 @@ fn immutable(report: &mut Report, object: &Value, old: &Value, fields: &[&str]) 
 }
 
 pub(super) fn secret(report: &mut Report, object: &Value) {
-    meta::create(report, object, true, meta::subdomain);
     let data = Path::root("data");
     let mut size = 0;
     for (key, value) in map(object, "data") {
@@ -136,10 +132,8 @@ fn json_member(report: &mut Report, value: Option<&Value>, key: &str) {
 }
 
 pub(super) fn secret_update(report: &mut Report, object: &Value, old: &Value) {
-    meta::update(report, object, old);
     if text(object, "type") != text(old, "type") {
         report.invalid(&Path::root("type"), text(object, "type"), IMMUTABLE);
     }
     immutable(report, object, old, &["data"]);
-    secret(report, object);
 }

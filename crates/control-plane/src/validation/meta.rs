@@ -4,7 +4,6 @@ use serde_json::Value;
 
 use super::names;
 use super::report::{IMMUTABLE, NOT_NEGATIVE, Path, Report, flag, list, map, number, text};
-use crate::patch::go_value;
 use crate::schema::Gvk;
 
 /// All annotations of an object together.
@@ -37,8 +36,7 @@ pub(super) fn name_rule(gvk: &Gvk) -> NameRule {
         ("", "Namespace") => label,
         ("", "Service") => label_1035,
         ("rbac.authorization.k8s.io", _) => segment,
-        ("admissionregistration.k8s.io", "ValidatingAdmissionPolicy") => subdomain,
-        ("flowcontrol.apiserver.k8s.io", _) => subdomain,
+        ("apps", "StatefulSet") => label,
         _ => subdomain,
     }
 }
@@ -149,7 +147,7 @@ pub(super) fn labels(report: &mut Report, holder: &Value, key: &str, path: &Path
     for (name, value) in map(holder, key) {
         report.problems(path, name, names::qualified_name(name));
         let value = value.as_str().unwrap_or_default();
-        report.problems(&path.key(name), value, names::label_value(value));
+        report.problems(path, value, names::label_value(value));
     }
 }
 
@@ -212,14 +210,12 @@ fn owners(report: &mut Report, meta: &Value, path: &Path<'_>) {
 fn finalizers(report: &mut Report, meta: &Value, path: &Path<'_>) {
     let path = path.child("finalizers");
     let all = list(meta, "finalizers");
-    for finalizer in all {
+    for (index, finalizer) in all.iter().enumerate() {
         let finalizer = finalizer.as_str().unwrap_or_default();
-        let problems = names::qualified_name(finalizer);
-        let wrong = !problems.is_empty();
-        report.problems(&path, finalizer, problems);
-        if !wrong && !finalizer.contains('/') && !standard_finalizer(finalizer) {
+        report.problems(&path, finalizer, names::qualified_name(finalizer));
+        if !finalizer.contains('/') && !standard_finalizer(finalizer) {
             report.invalid(
-                &path,
+                &path.index(index),
                 finalizer,
                 "name is neither a standard finalizer name nor is it fully qualified",
             );
@@ -323,7 +319,29 @@ fn labels_of_selector(report: &mut Report, selector: &Value, path: &Path<'_>) {
     labels(report, selector, "matchLabels", &path);
 }
 
-/// `map[a:1]`, as some messages print labels.
-pub(super) fn shown(value: &Value) -> String {
-    go_value(value)
+/// True where the selector is there and chooses these labels; an empty one chooses all.
+pub(super) fn selects(selector: Option<&Value>, labels: Option<&Value>) -> bool {
+    let Some(selector) = selector else {
+        return false;
+    };
+    let label = |key: &str| labels.and_then(|labels| labels.get(key));
+    let all = map(selector, "matchLabels").all(|(key, value)| label(key) == Some(value));
+    all && list(selector, "matchExpressions")
+        .iter()
+        .all(|requirement| {
+            let value = label(text(requirement, "key"));
+            let listed = value.is_some_and(|value| list(requirement, "values").contains(value));
+            match text(requirement, "operator") {
+                "In" => listed,
+                "NotIn" => !listed,
+                "Exists" => value.is_some(),
+                "DoesNotExist" => value.is_none(),
+                _ => false,
+            }
+        })
+}
+
+/// True for a selector that chooses everything.
+pub(super) fn selects_all(selector: &Value) -> bool {
+    map(selector, "matchLabels").next().is_none() && list(selector, "matchExpressions").is_empty()
 }

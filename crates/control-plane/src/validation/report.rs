@@ -60,7 +60,9 @@ impl fmt::Display for Path<'_> {
             parent.fmt(f)?;
         }
         match self.step {
-            Step::Field(name) if self.parent.is_some() && !name.is_empty() => write!(f, ".{name}"),
+            // The path of a whole object.
+            Step::Field("") => f.write_str("[]"),
+            Step::Field(name) if self.parent.is_some() => write!(f, ".{name}"),
             Step::Field(name) => f.write_str(name),
             Step::Index(index) => write!(f, "[{index}]"),
             Step::Key(key) => write!(f, "[{key}]"),
@@ -75,8 +77,15 @@ pub(super) struct Report {
 }
 
 impl Report {
+    /// The errors in the order they were found, each once: updates check some things twice.
     pub(super) fn into_errors(self) -> Vec<FieldError> {
-        self.errors
+        let mut errors: Vec<FieldError> = Vec::with_capacity(self.errors.len());
+        for error in self.errors {
+            if !errors.contains(&error) {
+                errors.push(error);
+            }
+        }
+        errors
     }
 
     pub(super) fn len(&self) -> usize {
@@ -143,6 +152,23 @@ impl Report {
             value,
             supported,
         ));
+    }
+
+    /// A refusal that shows a value in the form the real server has it inside, which differs from
+    /// its JSON form.
+    pub(super) fn shown(
+        &mut self,
+        kind: FieldErrorKind,
+        path: &Path<'_>,
+        shown: impl std::fmt::Display,
+        detail: &str,
+    ) {
+        let detail = if detail.is_empty() {
+            shown.to_string()
+        } else {
+            format!("{shown}: {detail}")
+        };
+        self.push(FieldError::new(kind, path.to_string(), None, detail));
     }
 
     /// The text must be one of `allowed`, which messages list sorted.

@@ -67,7 +67,6 @@ pub(super) fn claim_spec(report: &mut Report, spec: &Value, path: &Path<'_>) {
 }
 
 pub(super) fn claim(report: &mut Report, object: &Value) {
-    meta::create(report, object, true, meta::subdomain);
     let empty = Value::Null;
     claim_spec(
         report,
@@ -77,8 +76,6 @@ pub(super) fn claim(report: &mut Report, object: &Value) {
 }
 
 pub(super) fn claim_update(report: &mut Report, object: &Value, old: &Value) {
-    meta::update(report, object, old);
-    claim(report, object);
     let changed = |object: &Value| {
         let mut spec = object.get("spec").cloned().unwrap_or_default();
         if let Some(spec) = spec.as_object_mut() {
@@ -124,7 +121,6 @@ pub(super) fn claim_update(report: &mut Report, object: &Value, old: &Value) {
 
 /// A persistent volume: a capacity, access modes and one source.
 pub(super) fn volume(report: &mut Report, object: &Value) {
-    meta::create(report, object, false, meta::subdomain);
     let empty = Value::Null;
     let spec = object.get("spec").unwrap_or(&empty);
     let path = Path::root("spec");

@@ -17,7 +17,8 @@ use serde_json::Value;
 use super::report::{Path, Report, flag, list, member, number, text};
 use super::{meta, names};
 
-pub(super) use scheduling::{node_selector, taint_effect, tolerations};
+pub(super) use resources::amount;
+pub(super) use scheduling::{node_selector, taint_effect};
 pub(super) use status::update as update_status;
 pub(super) use update::{ephemeral_containers, update};
 
@@ -341,7 +342,7 @@ fn named(report: &mut Report, spec: &Value, path: &Path<'_>) {
             report.problems(&path.child(field), name, names::dns1123_label(name));
         }
     }
-    tolerations(report, spec, &path.child("tolerations"));
+    scheduling::tolerations(report, spec, &path.child("tolerations"));
     let aliases = path.child("hostAliases");
     for (index, alias) in list(spec, "hostAliases").iter().enumerate() {
         let path = aliases.index(index);

@@ -69,6 +69,43 @@ pub(super) fn service_account(spec: &mut Object) {
     }
 }
 
+/// Takes out the fields that the served version knows and does not act on unless its alpha
+/// features are switched on. `old` is the spec before an update: what it has stays.
+pub(super) fn drop_disabled(spec: &mut Object, old: Option<&Value>) {
+    let in_use = |field: &str| {
+        old.is_some_and(|old| {
+            let lists = ["containers", "initContainers"];
+            lists.iter().any(|list| {
+                old.get(list)
+                    .and_then(Value::as_array)
+                    .into_iter()
+                    .flatten()
+                    .any(|container| container.get(field).is_some())
+            })
+        })
+    };
+    let (policies, rules) = (in_use("restartPolicy"), in_use("restartPolicyRules"));
+    for container in items(spec, "containers") {
+        if !policies {
+            container.remove("restartPolicy");
+        }
+        if !rules {
+            container.remove("restartPolicyRules");
+        }
+    }
+    for container in items(spec, "initContainers") {
+        if text(container, "restartPolicy") != "Always" {
+            container.remove("restartPolicy");
+        }
+        if !rules {
+            container.remove("restartPolicyRules");
+        }
+    }
+    if old.is_none_or(|old| old.get("hostnameOverride").is_none()) {
+        spec.remove("hostnameOverride");
+    }
+}
+
 /// On the host's network, each container port is a host port.
 fn host_ports(spec: &mut Object) {
     for list in ["containers", "initContainers"] {

@@ -110,6 +110,7 @@ fn new_pod(object: &mut Object, class: &str) {
     if let Some(spec) = child(object, "spec") {
         // Admission may have named another account since the defaults ran.
         pod::service_account(spec);
+        pod::drop_disabled(spec, None);
         if !empty(spec, "schedulingGates") {
             status["conditions"] = json!([{
                 "type": "PodScheduled",
@@ -203,6 +204,7 @@ pub fn prepare_for_update(gvk: &Gvk, object: &mut Value, old: &Value, subresourc
                 ("", "Pod") => {
                     if let Some(spec) = child(object, "spec") {
                         pod::service_account(spec);
+                        pod::drop_disabled(spec, old.get("spec"));
                     }
                 }
                 ("certificates.k8s.io", "CertificateSigningRequest") => {

@@ -71,25 +71,6 @@ pub(super) fn json_kind(value: &Value) -> &'static str {
     }
 }
 
-/// Go's words for a text that is no JSON.
-pub(super) fn syntax_error(bytes: &[u8], error: &serde_json::Error) -> String {
-    if error.is_eof() {
-        return "unexpected end of JSON input".to_owned();
-    }
-    let offset = bytes
-        .split(|byte| *byte == b'\n')
-        .take(error.line().saturating_sub(1))
-        .map(|line| line.len() + 1)
-        .sum::<usize>()
-        + error.column().saturating_sub(1);
-    match bytes.get(offset).map(|byte| char::from(*byte)) {
-        Some(character) => {
-            format!("invalid character {character:?} in a JSON document at offset {offset}")
-        }
-        None => error.to_string(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;

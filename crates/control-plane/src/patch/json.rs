@@ -4,7 +4,7 @@
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::gofmt::{json_kind, syntax_error};
+use super::gofmt::json_kind;
 use super::{MAX_OPERATIONS, PatchError};
 
 #[derive(Debug, Deserialize)]
@@ -38,8 +38,7 @@ pub fn json(document: &Value, patch: &[u8]) -> Result<Value, PatchError> {
 
 fn parse(patch: &[u8]) -> Result<Vec<Operation>, PatchError> {
     let malformed = |words: String| PatchError::Malformed(format!("error decoding patch: {words}"));
-    let value: Value =
-        serde_json::from_slice(patch).map_err(|error| malformed(syntax_error(patch, &error)))?;
+    let value = crate::codec::json(patch).map_err(|error| malformed(error.to_string()))?;
     let Value::Array(items) = value else {
         return Err(malformed(format!(
             "json: cannot unmarshal {} into Go value of type []handlers.jsonPatchOp",

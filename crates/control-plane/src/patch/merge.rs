@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::PatchError;
-use super::gofmt::{json_kind, syntax_error};
+use super::gofmt::json_kind;
 
 /// Parses the body of a merge patch, which must be an object.
 ///
@@ -15,7 +15,7 @@ pub fn parse_merge(body: &[u8]) -> Result<Value, PatchError> {
 
 /// Parses a patch that must be an object; `prefix` stands before the message.
 pub(super) fn parse_object(body: &[u8], prefix: &str) -> Result<Value, PatchError> {
-    match serde_json::from_slice::<Value>(body) {
+    match crate::codec::json(body) {
         // The real decoder takes `null` for an empty map.
         Ok(Value::Null) => Ok(Value::Object(Map::new())),
         Ok(value @ Value::Object(_)) => Ok(value),
@@ -23,10 +23,7 @@ pub(super) fn parse_object(body: &[u8], prefix: &str) -> Result<Value, PatchErro
             "{prefix}json: cannot unmarshal {} into Go value of type map[string]interface {{}}",
             json_kind(&other)
         ))),
-        Err(error) => Err(PatchError::Malformed(format!(
-            "{prefix}{}",
-            syntax_error(body, &error)
-        ))),
+        Err(error) => Err(PatchError::Malformed(format!("{prefix}{error}"))),
     }
 }
 

@@ -122,11 +122,10 @@ fn json_member(report: &mut Report, value: Option<&Value>, key: &str) {
     let bytes = STANDARD
         .decode(value.as_str().unwrap_or_default())
         .unwrap_or_default();
-    let problem = match serde_json::from_slice::<Value>(&bytes) {
+    let problem = match crate::codec::json(&bytes) {
         Ok(Value::Object(_) | Value::Null) => return,
-        Ok(_) => "json: cannot unmarshal into Go value of type map[string]interface {}",
-        Err(error) if error.is_eof() => "unexpected end of JSON input",
-        Err(_) => "invalid character in JSON",
+        Ok(_) => "json: cannot unmarshal into Go value of type map[string]interface {}".to_owned(),
+        Err(error) => error.to_string(),
     };
     report.invalid(&data.key(key), "<secret contents redacted>", problem);
 }

@@ -5,6 +5,7 @@ use serde_json::Value;
 use super::names;
 use super::report::{IMMUTABLE, NOT_NEGATIVE, Path, Report, flag, list, map, number, text};
 use crate::schema::Gvk;
+use crate::status::FieldErrorKind;
 
 /// All annotations of an object together.
 const ANNOTATIONS_LIMIT: usize = 256 * 1024;
@@ -184,9 +185,10 @@ fn owners(report: &mut Report, meta: &Value, path: &Path<'_>) {
             }
         }
         if api_version == "v1" && text(owner, "kind") == "Event" {
-            report.invalid(
+            report.shown(
+                FieldErrorKind::Invalid,
                 path,
-                owner.clone(),
+                owner_shown(owner),
                 "/v1, Kind=Event is disallowed from being an owner",
             );
         }
@@ -195,16 +197,37 @@ fn owners(report: &mut Report, meta: &Value, path: &Path<'_>) {
             if controller.is_empty() {
                 controller = this;
             } else {
-                report.invalid(
+                let all: Vec<String> = list(meta, "ownerReferences")
+                    .iter()
+                    .map(owner_shown)
+                    .collect();
+                report.shown(
+                    FieldErrorKind::Invalid,
                     path,
-                    Value::Array(list(meta, "ownerReferences").to_vec()),
-                    format!(
+                    format!("[{}]", all.join(",")),
+                    &format!(
                         "Only one reference can have Controller set to true. Found \"true\" in references for {controller} and {this}"
                     ),
                 );
             }
         }
     }
+}
+
+/// An owner reference with its members in the order of the type.
+fn owner_shown(owner: &Value) -> String {
+    let members: Vec<String> = [
+        "apiVersion",
+        "kind",
+        "name",
+        "uid",
+        "controller",
+        "blockOwnerDeletion",
+    ]
+    .into_iter()
+    .filter_map(|key| Some(format!("\"{key}\":{}", owner.get(key)?)))
+    .collect();
+    format!("{{{}}}", members.join(","))
 }
 
 fn finalizers(report: &mut Report, meta: &Value, path: &Path<'_>) {
@@ -344,4 +367,11 @@ pub(super) fn selects(selector: Option<&Value>, labels: Option<&Value>) -> bool 
 /// True for a selector that chooses everything.
 pub(super) fn selects_all(selector: &Value) -> bool {
     map(selector, "matchLabels").next().is_none() && list(selector, "matchExpressions").is_empty()
+}
+
+/// True where a selector can be matched against labels at all.
+pub(super) fn is_selector(selector: &Value) -> bool {
+    let mut report = Report::default();
+    label_selector(&mut report, selector, &Path::root("selector"));
+    report.into_errors().is_empty()
 }

@@ -31,6 +31,9 @@ pub fn create(gvk: &Gvk, namespaced: bool, object: &Value) -> Vec<FieldError> {
         ("" | "events.k8s.io", "Event") => cluster::event(&mut report, object),
         _ => {
             meta::create(&mut report, object, namespaced, meta::name_rule(gvk));
+            if gvk.group == "batch" && gvk.kind == "Job" {
+                workloads::generated_selector(&mut report, object);
+            }
             body(&mut report, gvk, namespaced, object);
         }
     }

@@ -94,6 +94,28 @@ pub fn dns1123_subdomain(text: &str) -> Vec<String> {
     problems
 }
 
+/// A domain to search names in: a RFC 1123 subdomain whose labels may have underscores.
+pub fn search_domain(text: &str) -> Vec<String> {
+    const UNDERSCORED: &str = "_?[a-z0-9]([-_a-z0-9]*[a-z0-9])?";
+    let mut problems = Vec::new();
+    if text.len() > SUBDOMAIN_LIMIT {
+        problems.push(max_length(SUBDOMAIN_LIMIT));
+    }
+    let good = text.split('.').all(|part| {
+        let part = part.strip_prefix('_').unwrap_or(part);
+        let inner = part.replace('_', "-");
+        is_label(&inner) && !part.starts_with('_') && !part.ends_with('_')
+    });
+    if !good {
+        problems.push(must_match(
+            "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '_', '-' or '.', and must start and end with an alphanumeric character",
+            &["example.com"],
+            &format!("{UNDERSCORED}(\\.{UNDERSCORED})*"),
+        ));
+    }
+    problems
+}
+
 /// RFC 1035 label: as a RFC 1123 label, but begins with a letter.
 pub fn dns1035_label(text: &str) -> Vec<String> {
     let mut problems = Vec::new();

@@ -35,18 +35,17 @@ pub(super) fn claim_spec(report: &mut Report, spec: &Value, path: &Path<'_>) {
         );
     }
     let resources = path.child("resources");
-    let requests = resources.child("requests");
     let storage = spec
         .get("resources")
         .and_then(|resources| resources.get("requests"))
         .map(|requests| text(requests, "storage"))
         .filter(|text| !text.is_empty());
     match storage {
-        None => report.required(&requests.key("storage"), ""),
+        None => report.required(&resources.key("storage"), ""),
         Some(amount) => {
             if Quantity::parse(amount).is_some_and(|amount| amount <= Quantity::ZERO) {
                 report.invalid(
-                    &requests.key("storage"),
+                    &resources.key("storage"),
                     amount,
                     "must be greater than zero",
                 );

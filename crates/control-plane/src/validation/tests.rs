@@ -49,14 +49,14 @@ fn namespaced(gvk: &Gvk) -> bool {
 fn prepared(mut object: Value) -> Value {
     let gvk = gvk_of(&object);
     if namespaced(&gvk) {
-        object["metadata"]["namespace"] = "vkpatch".into();
+        object["metadata"]["namespace"] = "cases".into();
     }
     object["metadata"]["uid"] = "0".into();
     decoded(&gvk, &mut object);
-    strategy::prepare_for_create(&gvk, &mut object);
     if gvk.kind == "Pod" {
         object["spec"]["serviceAccountName"] = json!("default");
     }
+    strategy::prepare_for_create(&gvk, &mut object);
     if gvk.kind == "Service" && object["spec"]["type"] == "ClusterIP" {
         object["spec"]["clusterIP"] = json!("10.96.0.7");
         object["spec"]["clusterIPs"] = json!(["10.96.0.7"]);

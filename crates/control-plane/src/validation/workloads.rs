@@ -116,6 +116,16 @@ fn selector(report: &mut Report, spec: &Value, kind: &str, path: &Path<'_>) {
 }
 
 fn template_of_replicas(report: &mut Report, spec: &Value, path: &Path<'_>) {
+    if let Some(selector) = member(spec, "selector")
+        && !meta::is_selector(selector)
+    {
+        report.invalid(
+            &path.child("selector"),
+            selector.clone(),
+            "invalid label selector",
+        );
+        return;
+    }
     if !meta::selects(member(spec, "selector"), template_labels(spec)) {
         mismatch(report, spec, path);
     }
@@ -443,6 +453,30 @@ pub(super) fn job(report: &mut Report, object: &Value) {
                 format!("will not able to create pod with invalid DNS label: {longest}"),
             );
         }
+    }
+}
+
+/// A selector that was generated chooses the pods of its own job.
+pub(super) fn generated_selector(report: &mut Report, object: &Value) {
+    let spec = spec_of(object);
+    let Some(selector) = member(spec, "selector").filter(|_| !flag(spec, "manualSelector")) else {
+        return;
+    };
+    let meta_of = |key: &str| object.get("metadata").map_or("", |meta| text(meta, key));
+    let (name, uid) = (meta_of("name"), meta_of("uid"));
+    let expected = json!({
+        "job-name": name,
+        "batch.kubernetes.io/job-name": name,
+        "controller-uid": uid,
+        "batch.kubernetes.io/controller-uid": uid,
+    });
+    if meta::is_selector(selector) && !meta::selects(Some(selector), Some(&expected)) {
+        let path = Path::root("spec");
+        report.invalid(
+            &path.child("selector"),
+            selector.clone(),
+            "`selector` not auto-generated",
+        );
     }
 }
 

@@ -16,6 +16,7 @@ use serde_json::Value;
 
 use super::report::{Path, Report, flag, list, member, number, text};
 use super::{meta, names};
+use crate::status::FieldErrorKind;
 
 pub(super) use resources::amount;
 pub(super) use scheduling::{node_selector, taint_effect};
@@ -195,19 +196,32 @@ fn resource_claims(report: &mut Report, spec: &Value, path: &Path<'_>) {
         let direct = member(claim, "resourceClaimName").is_some();
         let template = member(claim, "resourceClaimTemplateName").is_some();
         if direct && template {
-            report.invalid(
+            report.shown(
+                FieldErrorKind::Invalid,
                 &path,
-                claim.clone(),
+                claim_shown(claim),
                 "at most one of `resourceClaimName` or `resourceClaimTemplateName` may be specified",
             );
         } else if !direct && !template {
-            report.invalid(
+            report.shown(
+                FieldErrorKind::Invalid,
                 &path,
-                claim.clone(),
+                claim_shown(claim),
                 "must specify one of: `resourceClaimName`, `resourceClaimTemplateName`",
             );
         }
     }
+}
+
+/// A resource claim in the form that the real server has it inside.
+fn claim_shown(claim: &Value) -> String {
+    let shown = |key: &str| claim.get(key).unwrap_or(&NULL).to_string();
+    format!(
+        "{{\"Name\":{},\"ResourceClaimName\":{},\"ResourceClaimTemplateName\":{}}}",
+        shown("name"),
+        shown("resourceClaimName"),
+        shown("resourceClaimTemplateName")
+    )
 }
 
 fn host_network_ports(report: &mut Report, spec: &Value, is_pod: bool, path: &Path<'_>) {
@@ -291,12 +305,10 @@ fn dns(report: &mut Report, spec: &Value, path: &Path<'_>) {
         let search = search.as_str().unwrap_or_default();
         if search != "." {
             let search = search.strip_suffix('.').unwrap_or(search);
-            // Underscores are allowed in search paths, and nowhere else in names.
-            let plain = search.replace('_', "a");
             report.problems(
                 &searches_path.index(index),
                 search,
-                names::dns1123_subdomain(&plain),
+                names::search_domain(search),
             );
         }
     }
@@ -365,15 +377,11 @@ fn named(report: &mut Report, spec: &Value, path: &Path<'_>) {
     }
     if let Some(os) = member(spec, "os") {
         let name = text(os, "name");
-        let path = path.child("os").child("name").to_string();
+        let path = path.child("os");
         if name.is_empty() {
-            report.push(crate::status::FieldError::required(path, "cannot be empty"));
+            report.required(&path.child("name"), "cannot be empty");
         } else if !matches!(name, "linux" | "windows") {
-            report.push(crate::status::FieldError::not_supported(
-                path,
-                name,
-                &["linux", "windows"],
-            ));
+            report.not_supported(&path, name, &["linux", "windows"]);
         }
     }
 }

@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use super::Context;
 use crate::quantity::Quantity;
+use crate::status::{FieldError, FieldErrorKind};
 use crate::validation::names;
 use crate::validation::report::{NOT_NEGATIVE, Path, Report, list, map, member, text};
 
@@ -136,7 +137,17 @@ pub(super) fn of_container(
         }
         seen.push((name, request));
         if !context.claims.contains(&name) {
-            report.not_found(&path, name);
+            let why = if context.claims.is_empty() {
+                " which is empty".to_owned()
+            } else {
+                format!(": {}", context.claims.join(", "))
+            };
+            report.push(FieldError::new(
+                FieldErrorKind::NotFound,
+                path.to_string(),
+                Some(name.into()),
+                format!("must be one of the names in pod.spec.resourceClaims{why}"),
+            ));
         }
     }
 }

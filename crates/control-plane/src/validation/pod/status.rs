@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use super::{NULL, ip_address};
+use crate::status::FieldErrorKind;
 use crate::validation::report::{IMMUTABLE, Path, Report, list, member, text};
 use crate::validation::{meta, names};
 
@@ -16,7 +17,7 @@ pub(in crate::validation) fn update(report: &mut Report, pod: &Value, old: &Valu
     for (index, condition) in list(status, "conditions").iter().enumerate() {
         let kind = text(condition, "type");
         report.problems(
-            &conditions.index(index).child("type"),
+            &conditions.index(index).child("Type"),
             kind,
             names::qualified_name(kind),
         );
@@ -105,9 +106,14 @@ fn addresses(report: &mut Report, status: &Value, path: &Path<'_>) {
         let six = |address: &Value| text(address, "ip").contains(':');
         let dual = matches!(addresses, [one, two] if six(one) != six(two));
         if addresses.len() > 1 && !dual {
-            report.invalid(
+            let shown: Vec<String> = addresses
+                .iter()
+                .map(|address| format!("{{\"IP\":{:?}}}", text(address, "ip")))
+                .collect();
+            report.shown(
+                FieldErrorKind::Invalid,
                 &path,
-                addresses.to_vec(),
+                format!("[{}]", shown.join(",")),
                 "may specify no more than one IP for each IP family",
             );
         }

@@ -220,7 +220,7 @@ pub(super) static ROWS: &[ResourceDef] = &[
     row("batch", "v1", "Job", "jobs", "job", NAMESPACED).category(&["all"])
         .subs(&[status("Job")]).select(fields::JOBS).print(&print::workload::JOBS),
 
-    row(CERTIFICATES, "v1", "CertificateSigningRequest", "certificatesigningrequests", "certificatesigningrequest", CLUSTER).short(&["csr"])
+    row(CERTIFICATES, "v1", "CertificateSigningRequest", "certificatesigningrequests", "certificatesigningrequest", CLUSTER).acts().short(&["csr"])
         .subs(&[sub("approval", "CertificateSigningRequest", READ_WRITE), status("CertificateSigningRequest")])
         .select(fields::SIGNING_REQUESTS).print(&print::config::SIGNING_REQUESTS),
 
@@ -231,7 +231,7 @@ pub(super) static ROWS: &[ResourceDef] = &[
     row(NETWORKING, "v1", "NetworkPolicy", "networkpolicies", "networkpolicy", NAMESPACED).short(&["netpol"]).print(&print::network::POLICIES),
     row(NETWORKING, "v1", "ServiceCIDR", "servicecidrs", "servicecidr", CLUSTER).subs(&[status("ServiceCIDR")]).print(&print::network::SERVICE_RANGES),
 
-    row("policy", "v1", "PodDisruptionBudget", "poddisruptionbudgets", "poddisruptionbudget", NAMESPACED).needs_version().short(&["pdb"])
+    row("policy", "v1", "PodDisruptionBudget", "poddisruptionbudgets", "poddisruptionbudget", NAMESPACED).acts().needs_version().short(&["pdb"])
         .subs(&[status("PodDisruptionBudget")]).print(&print::workload::DISRUPTION_BUDGETS),
 
     row(RBAC, "v1", "ClusterRoleBinding", "clusterrolebindings", "clusterrolebinding", CLUSTER).creates_on_update().print(&print::config::ROLE_BINDINGS).acts(),

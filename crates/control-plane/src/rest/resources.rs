@@ -28,7 +28,15 @@ pub(super) async fn answer(call: Call, body: Incoming) -> Result<Response<Body>,
         Some(sub) => sub.verbs,
         None => call.def.verbs,
     };
-    if !verbs.contains(&call.verb) {
+    let named = !call.path.name.is_empty();
+    let placed = !call.def.namespaced || !call.path.namespace.is_empty();
+    // Collections cannot be replaced, and objects are not created under their own path.
+    let fits = match call.verb {
+        "update" | "patch" => named,
+        "create" => placed && named != subresource.is_empty(),
+        _ => true,
+    };
+    if !fits || !verbs.contains(&call.verb) {
         return Err(ApiError::method_not_allowed());
     }
     let deprecation = call.def.deprecation;
@@ -166,13 +174,7 @@ fn list(call: &Call) -> Result<Response<Body>, ApiError> {
 }
 
 async fn create(call: &Call, body: Incoming) -> Result<Response<Body>, ApiError> {
-    if !call.path.name.is_empty() {
-        return Err(ApiError::method_not_allowed());
-    }
     let def = call.def;
-    if def.namespaced && call.path.namespace.is_empty() {
-        return Err(ApiError::method_not_allowed());
-    }
     let context = call.context("CreateOptions")?;
     let object = call.object(&context, &def.gvk(), body).await?;
     let object = call

@@ -23,10 +23,17 @@ pub(super) async fn answer(call: Call, body: Incoming) -> Result<Response<Body>,
         "eviction" => eviction::answer(&call, body).await,
         "log" => log::answer(&call).await,
         "token" => token(&call, body).await,
-        other => Err(ApiError::not_implemented(format!(
-            "{}/{other}",
-            call.def.plural
-        ))),
+        other => {
+            // A path of an object that is not there is not found, whatever stands behind it.
+            let path = &call.path;
+            call.api
+                .registry
+                .get(call.def, &path.namespace, &path.name)?;
+            Err(ApiError::not_implemented(format!(
+                "{}/{other}",
+                call.def.plural
+            )))
+        }
     }
 }
 

@@ -1,10 +1,36 @@
-//! The pods of this node: one worker task each.
+//! The pods of this node: one worker task each, owned here and fed from one watch.
+//!
+//! | task | owner | in | out |
+//! |---|---|---|---|
+//! | manager | the agent | watch of pods, requests of the kubelet API, orders of the agent | `Desired` to workers |
+//! | worker, one per pod | the manager's `JoinSet` | `Desired` | `Snapshot` |
+//!
+//! At the start nothing is ended before the first list is complete: a pod whose object
+//! was not listed yet may well exist.
 
-use std::sync::Arc;
+use std::{
+    collections::{HashMap, HashSet},
+    pin::pin,
+    sync::Arc,
+    time::Duration,
+};
 
-use k8s_openapi::api::core::v1::Pod;
-use tokio::sync::{mpsc, oneshot};
+use futures::StreamExt;
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use kube::{
+    Api, Client,
+    runtime::{WatchStreamExt, watcher},
+};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    task::JoinSet,
+};
 
+use super::{
+    api::chain,
+    orphan, status,
+    worker::{Context, Desired, Snapshot, Worker},
+};
 use crate::container::ContainerDir;
 
 /// What others may ask of the pods; cheap to clone.
@@ -72,4 +98,267 @@ impl Pods {
         }
         answer.await.unwrap_or_default()
     }
+}
+
+/// Starts the pods of a node. The future ends when `stop` says so and the workers have
+/// ended, or at once when it is dropped; containers live on in both cases unless they
+/// were told to end.
+pub(crate) fn manage(context: Context, client: Client, orders: watch::Receiver<Order>) -> (Pods, impl Future<Output = ()> + Send) {
+    let (requests, asked) = mpsc::channel(64);
+    let manager = Manager {
+        context: Arc::new(context),
+        entries: HashMap::new(),
+        names: HashMap::new(),
+        workers: JoinSet::new(),
+        listing: None,
+        on_disk: None,
+        orders,
+    };
+    (Pods { requests }, manager.run(client, asked))
+}
+
+/// What the agent orders of all pods.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Order {
+    /// Run what the API wants.
+    #[default]
+    Run,
+    /// End everything within this grace.
+    Drain(Duration),
+}
+
+struct Manager {
+    context: Arc<Context>,
+    entries: HashMap<Uid, Entry>,
+    /// The newest pod of each name.
+    names: HashMap<(String, String), Uid>,
+    workers: JoinSet<Uid>,
+    /// UIDs seen since a listing began.
+    listing: Option<HashSet<Uid>>,
+    /// UIDs found on disk at the start, until the first listing is complete.
+    on_disk: Option<HashSet<Uid>>,
+    orders: watch::Receiver<Order>,
+}
+
+type Uid = Arc<str>;
+
+struct Entry {
+    desired: watch::Sender<Desired>,
+    snapshot: watch::Receiver<Snapshot>,
+}
+
+impl Manager {
+    async fn run(mut self, client: Client, mut asked: mpsc::Receiver<Request>) {
+        let root = self.context.root.clone();
+        let found = tokio::task::spawn_blocking(move || root.pods()).await;
+        let found = match found {
+            Ok(Ok(found)) => found,
+            Ok(Err(error)) => {
+                tracing::error!(error = chain(&error), "the pods of earlier agents cannot be read");
+                Vec::new()
+            }
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        };
+        self.on_disk = Some(found.into_iter().map(Uid::from).collect());
+        let node = &self.context.host.node;
+        let mine = watcher::Config::default().fields(&format!("spec.nodeName={node}"));
+        let pods = watcher(Api::<Pod>::all(client), mine).default_backoff();
+        let mut pods = pin!(pods);
+        loop {
+            if *self.orders.borrow() != Order::Run && self.workers.is_empty() {
+                return;
+            }
+            tokio::select! {
+                // Cancel-safe: `next` of a pinned stream.
+                event = pods.next() => match event {
+                    Some(Ok(event)) => self.observe(event),
+                    Some(Err(error)) => tracing::warn!(error = chain(&error), "the watch of pods broke off; it is taken up again"),
+                    // The watcher never ends.
+                    None => return,
+                },
+                // Cancel-safe per docs on `recv`.
+                Some(request) = asked.recv() => self.answer(request),
+                // Cancel-safe per docs on `join_next`.
+                Some(ended) = self.workers.join_next() => match ended {
+                    Ok(uid) => self.forget(&uid),
+                    Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+                    Err(_) => {}
+                },
+                // Cancel-safe per docs on `changed`.
+                Ok(()) = self.orders.changed() => self.drain(),
+            }
+        }
+    }
+
+    fn observe(&mut self, event: watcher::Event<Pod>) {
+        match event {
+            watcher::Event::Init => self.listing = Some(HashSet::new()),
+            watcher::Event::InitApply(pod) => {
+                if let Some(uid) = self.apply(pod)
+                    && let Some(listing) = &mut self.listing
+                {
+                    listing.insert(uid);
+                }
+            }
+            watcher::Event::InitDone => self.listed(),
+            watcher::Event::Apply(pod) => {
+                self.apply(pod);
+            }
+            watcher::Event::Delete(pod) => {
+                let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+                if let Some(entry) = self.entries.get(uid) {
+                    let pod = Arc::new(trim(pod));
+                    entry.desired.send_modify(|desired| {
+                        desired.pod = pod;
+                        desired.removed = true;
+                    });
+                }
+            }
+        }
+    }
+
+    fn apply(&mut self, pod: Pod) -> Option<Uid> {
+        let uid = pod.metadata.uid.as_deref()?;
+        if let Some((uid, entry)) = self.entries.get_key_value(uid) {
+            let uid = uid.clone();
+            let pod = trim(pod);
+            entry.desired.send_if_modified(|desired| {
+                let matters = matters(&desired.pod, &pod);
+                desired.pod = Arc::new(pod);
+                matters
+            });
+            return Some(uid);
+        }
+        let uid = Uid::from(uid);
+        // Nothing new is begun by a node that goes down.
+        if *self.orders.borrow() == Order::Run {
+            self.begin(uid.clone(), pod);
+        }
+        Some(uid)
+    }
+
+    fn begin(&mut self, uid: Uid, mut pod: Pod) {
+        pod.metadata.managed_fields = None;
+        let text = |text: &Option<String>| text.clone().unwrap_or_default();
+        let name = (text(&pod.metadata.namespace), text(&pod.metadata.name));
+        self.names.insert(name, uid.clone());
+        let pod = Arc::new(pod);
+        let status = Arc::new(pod.status.clone().unwrap_or_default());
+        let (desired, wanted) =
+            watch::channel(Desired { pod: pod.clone(), removed: false, shutdown: None });
+        let (show, snapshot) = watch::channel(Snapshot { pod, status, attempts: Vec::new() });
+        self.entries.insert(uid.clone(), Entry { desired, snapshot });
+        let known = self.on_disk.as_ref().is_some_and(|found| found.contains(&uid));
+        let context = self.context.clone();
+        self.workers.spawn(async move {
+            Worker::new(context, wanted, show, known).await.run().await;
+            uid
+        });
+    }
+
+    /// The list is complete: what is not in it is gone.
+    fn listed(&mut self) {
+        let Some(listed) = self.listing.take() else { return };
+        for (uid, entry) in &self.entries {
+            if !listed.contains(uid) {
+                entry.desired.send_modify(|desired| desired.removed = true);
+            }
+        }
+        for uid in self.on_disk.take().unwrap_or_default() {
+            if !listed.contains(&uid) {
+                let context = self.context.clone();
+                self.workers.spawn(async move {
+                    orphan::end(&context, &uid).await;
+                    uid
+                });
+            }
+        }
+    }
+
+    fn drain(&mut self) {
+        if let Order::Drain(grace) = *self.orders.borrow_and_update() {
+            for entry in self.entries.values() {
+                entry.desired.send_modify(|desired| desired.shutdown = Some(grace));
+            }
+        }
+    }
+
+    fn forget(&mut self, uid: &Uid) {
+        if self.entries.remove(uid).is_some() {
+            self.names.retain(|_, named| named != uid);
+        }
+    }
+
+    fn answer(&self, request: Request) {
+        // Whoever asked may have stopped waiting.
+        match request {
+            Request::Find { namespace, name, reply } => {
+                let uid = self.names.get(&(namespace, name));
+                let entry = uid.and_then(|uid| self.entries.get(uid));
+                let _ = reply.send(entry.and_then(|entry| self.view(entry)));
+            }
+            Request::List { reply } => {
+                let views = self.entries.values().filter_map(|entry| self.view(entry));
+                let _ = reply.send(views.collect());
+            }
+        }
+    }
+
+    fn view(&self, entry: &Entry) -> Option<PodView> {
+        let Snapshot { pod, status, attempts } = entry.snapshot.borrow().clone();
+        let uid = pod.metadata.uid.as_deref()?;
+        let spec = pod.spec.iter();
+        let specs = spec.flat_map(|spec| spec.init_containers.iter().flatten().chain(&spec.containers));
+        let statuses = || {
+            let lists = status.init_container_statuses.iter().chain(&status.container_statuses);
+            lists.flatten()
+        };
+        let containers = specs.enumerate().filter_map(|(index, container)| {
+            let state = statuses().find(|it| it.name == container.name);
+            let state = state.and_then(|it| it.state.as_ref());
+            let (current, previous) = attempts.get(index).copied().unwrap_or_default();
+            Some(ContainerView {
+                name: container.name.clone(),
+                directory: self.context.root.container(uid, &container.name).ok()?,
+                current,
+                previous,
+                running: state.is_some_and(|it| it.running.is_some()),
+                waiting: state.and_then(|it| it.waiting.as_ref()).and_then(|it| it.reason.clone()),
+            })
+        });
+        let containers = containers.collect();
+        let mut object = Pod::clone(&pod);
+        let mut shown = PodStatus::clone(&status);
+        shown.qos_class = object.status.as_ref().and_then(|it| it.qos_class.clone());
+        object.status = Some(shown);
+        Some(PodView { pod: Arc::new(object), containers })
+    }
+}
+
+/// Keeps of an object what its worker may ask for: a thousand of them are in memory.
+fn trim(mut pod: Pod) -> Pod {
+    pod.metadata.managed_fields = None;
+    if let Some(status) = &mut pod.status {
+        status.container_statuses = None;
+        status.init_container_statuses = None;
+    }
+    pod
+}
+
+/// Whether a worker has to look at the new object; our own status writes come back, too.
+fn matters(old: &Pod, new: &Pod) -> bool {
+    let of = |pod: &Pod| {
+        let metadata = &pod.metadata;
+        (metadata.deletion_timestamp.clone(), metadata.deletion_grace_period_seconds, metadata.generation)
+    };
+    let conditions = |pod: &Pod| -> Vec<(String, String)> {
+        let all = pod.status.iter().flat_map(|it| it.conditions.iter().flatten());
+        all.filter(|it| !status::OWN_CONDITIONS.contains(&it.type_.as_str()))
+            .map(|it| (it.type_.clone(), it.status.clone()))
+            .collect()
+    };
+    of(old) != of(new)
+        || old.metadata.labels != new.metadata.labels
+        || old.metadata.annotations != new.metadata.annotations
+        || conditions(old) != conditions(new)
 }

@@ -20,11 +20,15 @@ pub mod machine;
 mod manager;
 pub mod mounts;
 pub mod objects;
+mod orphan;
 mod place;
 mod record;
 pub mod status;
 pub mod volumes;
+mod worker;
 
 pub use host::Host;
 pub use place::{OpenError, Place};
 pub use manager::{ContainerView, PodView, Pods};
+pub(crate) use manager::{Order, manage};
+pub(crate) use worker::{Clock, Context};

@@ -99,6 +99,11 @@ impl State {
         self.ends.as_ref().map(|ends| &ends.why)
     }
 
+    /// When, on the monotonic clock, what still runs gets SIGKILL.
+    pub fn kill_at(&self) -> Option<Duration> {
+        self.ends.as_ref().map(|ends| ends.kill_at)
+    }
+
     /// Whether every init container has done its work.
     pub fn initialized(&self) -> bool {
         let begun = |container: &Container| {
@@ -237,17 +242,20 @@ impl State {
         effects.push(notify(Some(container), true, "Failed", message));
     }
 
-    fn ended(&mut self, container: usize, end: Ended, now: Now, effects: &mut Vec<Effect>) {
+    fn ended(&mut self, container: usize, mut end: Ended, now: Now, effects: &mut Vec<Effect>) {
         let Some(it) = self.containers.get_mut(container) else {
             return;
         };
-        match it.slot {
-            Slot::Starting { attempt } if attempt == end.attempt => {
+        match &it.slot {
+            &Slot::Starting { attempt } if attempt == end.attempt => {
                 it.begin(attempt);
                 let message = format!("Error: {}", end.message);
                 effects.push(notify(Some(container), true, "Failed", message));
             }
-            Slot::Running { attempt, .. } if attempt == end.attempt => {}
+            Slot::Running { attempt, id, started_at } if *attempt == end.attempt => {
+                end.id = end.id.or_else(|| Some(id.clone()));
+                end.started_at = end.started_at.or(Some(*started_at));
+            }
             _ => return,
         }
         it.before = it.last.replace(end);

@@ -1,6 +1,6 @@
 //! One container's status.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use k8s_openapi::{
     api::core::v1::{
@@ -42,7 +42,7 @@ pub(super) fn status(
         name: plan.name.to_string(),
         image: image.to_owned(),
         image_id: String::new(),
-        container_id: id.map(|id| id.to_string()),
+        container_id: id.and_then(name),
         ready: if plan.init { container.done() } else { running },
         started: Some(running),
         restart_count: i32::try_from(container.restarts).unwrap_or(i32::MAX),
@@ -146,12 +146,17 @@ fn terminated(end: &Ended) -> ContainerState {
         message: (!end.message.is_empty()).then(|| end.message.clone()),
         started_at: end.started_at.map(Time),
         finished_at: Some(Time(end.finished_at)),
-        container_id: end.id.as_ref().map(|id| id.to_string()),
+        container_id: end.id.as_ref().and_then(name),
     };
     ContainerState {
         terminated: Some(terminated),
         ..ContainerState::default()
     }
+}
+
+/// Empty where the process was gone before it was known.
+fn name(id: &Arc<str>) -> Option<String> {
+    (!id.is_empty()).then(|| id.to_string())
 }
 
 /// `10s`, `1m20s`, `5m0s`: how Go prints a duration.

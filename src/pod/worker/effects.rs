@@ -1,0 +1,194 @@
+//! Volumes and signals: effects that are no start and no API write.
+
+use std::{
+    collections::BTreeSet,
+    sync::Arc,
+    time::Duration,
+};
+
+use futures::future::{try_join_all};
+use k8s_openapi::api::core::v1::{Pod, Volume};
+
+use super::{Context, Done, Worker};
+use crate::{
+    container::launch::ControlError,
+    pod::{
+        api::{ApiProblem, chain},
+        machine::Event,
+        objects::{Objects, Reference},
+        record::{HomeLink, Record},
+        volumes::{self, Payload, Problem, TokenRequest, Tokens},
+    },
+};
+
+/// Tokens are renewed at four fifths of their life, and daily.
+const LONGEST_TOKEN_USE: Duration = Duration::from_secs(24 * 3600);
+/// The pause after a renewal that failed.
+const RENEWAL_RETRY: Duration = Duration::from_secs(60);
+
+impl Worker {
+    pub(super) fn prepare_volumes(&mut self) {
+        let (context, pod) = (self.context.clone(), self.pod.clone());
+        let (uid, record, link) = (self.uid.clone(), self.record(), self.home_link());
+        let stop = self.no_starts.clone();
+        let first = self.told.insert("home".to_owned());
+        let names = self.state.plan().containers.iter().map(|it| it.name.to_string()).collect();
+        self.tasks.spawn(async move {
+            let prepared = async {
+                let made = make_directories(&context, &uid, record, link.filter(|_| first), names);
+                made.await?;
+                fill(&context, &pod, &uid).await
+            };
+            let prepared = tokio::select! {
+                prepared = prepared => prepared,
+                () = stop.cancelled() => Err("the pod ends".to_owned()),
+            };
+            match prepared {
+                Ok(renew) => Done::Volumes { renew },
+                Err(message) => Done::Machine(Event::VolumesFailed { message }),
+            }
+        });
+    }
+
+    pub(super) fn renew_volumes(&mut self) {
+        let (context, pod, uid) = (self.context.clone(), self.pod.clone(), self.uid.clone());
+        self.tasks.spawn(async move {
+            let renew = fill(&context, &pod, &uid).await.unwrap_or_else(|problem| {
+                tracing::warn!(problem, uid, "tokens were not renewed");
+                Some(RENEWAL_RETRY)
+            });
+            Done::Renewed { renew }
+        });
+    }
+
+    pub(super) fn terminate(&mut self, container: usize) {
+        let Some(handle) = self.handles[container].clone() else { return };
+        // The shim kills on its own should this agent not live to do it.
+        let grace = self.state.kill_at().unwrap_or_default().saturating_sub(self.now().mono);
+        self.tasks.spawn(async move { ordered(handle.terminate(grace).await) });
+    }
+
+    pub(super) fn kill(&mut self, container: usize) {
+        let Some(handle) = self.handles[container].clone() else { return };
+        self.tasks.spawn(async move { ordered(handle.kill_tree().await) });
+    }
+}
+
+fn ordered(outcome: Result<(), ControlError>) -> Done {
+    match outcome {
+        Ok(()) | Err(ControlError::Ended) => {}
+        Err(error) => tracing::error!(%error, "a container could not be signalled"),
+    }
+    Done::Nothing
+}
+
+async fn make_directories(
+    context: &Context,
+    uid: &str,
+    record: Record,
+    link: Option<HomeLink>,
+    containers: Vec<String>,
+) -> Result<(), String> {
+    let (root, uid) = (context.root.clone(), uid.to_owned());
+    let made = tokio::task::spawn_blocking(move || {
+        record.write(&root, &uid)?;
+        for name in containers {
+            root.container(&uid, &name)?.create()?;
+        }
+        if let Some(link) = link {
+            match link.make() {
+                Ok(true) => {}
+                Ok(false) => tracing::info!(uid, ?link, "something else has the pod's name in the home directory"),
+                Err(error) => tracing::warn!(%error, uid, "no link in the home directory"),
+            }
+        }
+        Ok::<_, crate::container::dir::DirError>(())
+    });
+    match made.await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => Err(format!("the pod's directory cannot be made: {}", chain(&error))),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// Looks up what the volumes refer to and brings them to the disk; tells when the
+/// tokens in them want to be renewed.
+async fn fill(context: &Arc<Context>, pod: &Arc<Pod>, uid: &str) -> Result<Option<Duration>, String> {
+    let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+    let volumes: Vec<&Volume> = volumes.collect();
+    let needed: BTreeSet<_> = volumes.iter().flat_map(|volume| volumes::needs(volume)).collect();
+    let wanted: BTreeSet<_> = volumes.iter().flat_map(|volume| volumes::tokens(volume)).collect();
+    let (objects, (tokens, renew)) =
+        tokio::try_join!(look_up(context, pod, needed), issue(context, pod, uid, wanted))
+            .map_err(|problem| format!("MountVolume.SetUp failed: {problem}"))?;
+    let mut payloads = Vec::with_capacity(volumes.len());
+    for volume in volumes {
+        let payload = volumes::payload(pod, &context.host, volume, &objects, &tokens);
+        let payload = payload.map_err(|problem: Problem| problem.to_string())?;
+        payloads.push((volume.name.clone(), payload));
+    }
+    place(context, uid, payloads).await?;
+    Ok(renew)
+}
+
+/// The objects a pod refers to, each none where it does not exist.
+pub(super) async fn look_up(
+    context: &Context,
+    pod: &Pod,
+    needed: BTreeSet<Reference>,
+) -> Result<Objects, ApiProblem> {
+    let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+    let found = try_join_all(needed.into_iter().map(|reference| async move {
+        let data = context.api.object(namespace, reference.clone()).await;
+        data.map(|data| (reference, data))
+    }));
+    let mut objects = Objects::default();
+    for (reference, data) in found.await? {
+        objects.insert(reference, data);
+    }
+    Ok(objects)
+}
+
+async fn issue(
+    context: &Context,
+    pod: &Pod,
+    uid: &str,
+    wanted: BTreeSet<TokenRequest>,
+) -> Result<(Tokens, Option<Duration>), ApiProblem> {
+    let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+    let name = pod.metadata.name.as_deref().unwrap_or_default();
+    let account = pod.spec.as_ref().and_then(|spec| spec.service_account_name.as_deref());
+    let account = account.filter(|it| !it.is_empty()).unwrap_or("default");
+    let issued = try_join_all(wanted.into_iter().map(|request| async move {
+        let token = context.api.token(namespace, account, (name, uid), &request).await;
+        token.map(|token| (request, token))
+    }));
+    let now = context.clock.now().wall;
+    let mut renew = None;
+    let mut tokens = Tokens::new();
+    for (request, token) in issued.await? {
+        let left = Duration::try_from(token.expiration_timestamp.duration_since(now));
+        let after = (left.unwrap_or_default() * 4 / 5).clamp(RENEWAL_RETRY, LONGEST_TOKEN_USE);
+        renew = Some(renew.map_or(after, |renew: Duration| renew.min(after)));
+        tokens.insert(request, token.token);
+    }
+    Ok((tokens, renew))
+}
+
+async fn place(
+    context: &Context,
+    uid: &str,
+    payloads: Vec<(String, Option<Payload>)>,
+) -> Result<(), String> {
+    let (root, uid) = (context.root.clone(), uid.to_owned());
+    let placed = tokio::task::spawn_blocking(move || {
+        for (volume, payload) in payloads {
+            if let Err(error) = volumes::place(&root, &uid, &volume, payload.as_ref()) {
+                let error = chain(&error);
+                return Err(format!("MountVolume.SetUp failed for volume {volume:?} : {error}"));
+            }
+        }
+        Ok(())
+    });
+    placed.await.unwrap_or_else(|error| Err(error.to_string()))
+}

@@ -1,0 +1,454 @@
+//! One pod's task: feeds its machine, carries effects out, keeps the API's status true.
+//!
+//! | in | from |
+//! |---|---|
+//! | `watch` of [`Desired`] | the manager: what the API wants, latest only |
+//! | [`Done`] of the worker's own tasks | starts, exits, volumes, API writes |
+//! | a timer | the machine's next deadline |
+//!
+//! | out | to |
+//! |---|---|
+//! | `watch` of [`Snapshot`] | the manager, for the kubelet API |
+//!
+//! The worker alone changes its state. Its tasks live in its `JoinSet` and end with it;
+//! containers do not: they belong to their shims.
+
+mod effects;
+mod recover;
+mod start;
+mod write;
+
+use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use tokio::{
+    sync::watch,
+    task::JoinSet,
+    time::{Instant, sleep_until},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Host,
+    admission::admit,
+    api::{PodApi, Retry},
+    machine::{Container, Effect, Ended, Event, Now, Slot, State, Stopping},
+    record::{HomeLink, Record},
+    status,
+};
+use crate::{
+    container::{Handle, Launcher, Root},
+    events::{self, Recorder, Subject},
+};
+
+/// What all workers share.
+pub(crate) struct Context {
+    pub(crate) api: PodApi,
+    pub(crate) events: Recorder,
+    pub(crate) root: Root,
+    pub(crate) launcher: Launcher,
+    pub(crate) epoch: u64,
+    pub(crate) host: Host,
+    pub(crate) home: Option<PathBuf>,
+    pub(crate) clock: Clock,
+    /// Cancelled where a shim tells of an agent with a newer epoch.
+    pub(crate) superseded: CancellationToken,
+}
+
+/// Both clocks. Monotonic time starts far from zero, so that what happened before the
+/// agent started has a place on it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Clock {
+    start: Instant,
+}
+
+impl Clock {
+    const OFFSET: Duration = Duration::from_secs(7 * 24 * 3600);
+
+    pub(crate) fn start() -> Self {
+        Self { start: Instant::now() }
+    }
+
+    pub(crate) fn now(&self) -> Now {
+        Now { wall: Timestamp::now(), mono: Self::OFFSET + self.start.elapsed() }
+    }
+
+    fn instant(&self, mono: Duration) -> Instant {
+        self.start + mono.saturating_sub(Self::OFFSET)
+    }
+}
+
+/// What the API wants of a pod.
+#[derive(Clone, Debug)]
+pub(super) struct Desired {
+    /// The object as last seen.
+    pub(super) pod: Arc<Pod>,
+    /// The object is gone.
+    pub(super) removed: bool,
+    /// The node goes down, with at most this grace.
+    pub(super) shutdown: Option<Duration>,
+}
+
+/// What a worker shows of its pod.
+#[derive(Clone, Debug)]
+pub(super) struct Snapshot {
+    pub(super) pod: Arc<Pod>,
+    pub(super) status: Arc<PodStatus>,
+    /// Current and previous attempt, in the order of the plan.
+    pub(super) attempts: Vec<(Option<u32>, Option<u32>)>,
+}
+
+/// What one of the worker's tasks brought about.
+pub(super) enum Done {
+    Machine(Event),
+    /// Volumes are in place; tokens in them should be renewed after this long.
+    Volumes { renew: Option<Duration> },
+    Renewed { renew: Option<Duration> },
+    Started { container: usize, attempt: u32, outcome: start::Outcome },
+    Ended { container: usize, end: Ended },
+    Adopted { container: usize, attempt: u32, handle: Handle },
+    Written { status: Arc<PodStatus>, outcome: write::Outcome },
+    Deleted(write::Outcome),
+    Nothing,
+}
+
+/// How often a status may be withheld because a better one is about to come: a pod that
+/// starts at once is written once, as Running.
+const FIRST_STATUS_WITHIN: Duration = Duration::from_secs(1);
+
+pub(super) struct Worker {
+    context: Arc<Context>,
+    uid: String,
+    pod: Arc<Pod>,
+    state: State,
+    handles: Vec<Option<Handle>>,
+    tasks: JoinSet<Done>,
+    desired: watch::Receiver<Desired>,
+    show: watch::Sender<Snapshot>,
+    /// What the API should hold.
+    derived: Arc<PodStatus>,
+    /// What it holds, as far as we know.
+    written: Option<Arc<PodStatus>>,
+    writing: bool,
+    write_retry: Retry,
+    write_after: Option<Instant>,
+    first_status_at: Instant,
+    delete_after: Option<Instant>,
+    delete_retry: Retry,
+    renew_after: Option<Instant>,
+    /// Cancelled once nothing may start any more: look-ups for a start end with it.
+    no_starts: CancellationToken,
+    warnings: Vec<String>,
+    told: BTreeSet<String>,
+}
+
+impl Worker {
+    /// Makes a worker. `recover` reads what earlier agents left.
+    pub(super) async fn new(
+        context: Arc<Context>,
+        desired: watch::Receiver<Desired>,
+        show: watch::Sender<Snapshot>,
+        known_on_disk: bool,
+    ) -> Self {
+        let pod = desired.borrow().pod.clone();
+        let uid = pod.metadata.uid.clone().unwrap_or_default();
+        let admitted = admit(&pod, context.host.identity);
+        let earlier = pod.status.clone().unwrap_or_default();
+        let now = context.clock.now();
+        let mut handles = vec![None; admitted.plan.containers.len()];
+        let terminal = status::terminal(&earlier);
+        let state = if known_on_disk || recover::ran_before(&earlier) || terminal.is_some() {
+            let recovered =
+                recover::containers(&context, &uid, &admitted.plan, &earlier, &mut handles).await;
+            State::recover(admitted.plan, recovered, terminal, now)
+        } else {
+            State::new(admitted.plan)
+        };
+        let written = terminal.map(|_| Arc::new(earlier.clone()));
+        Self {
+            context,
+            uid,
+            pod,
+            state,
+            handles,
+            tasks: JoinSet::new(),
+            desired,
+            show,
+            derived: Arc::new(earlier),
+            written,
+            writing: false,
+            write_retry: Retry::default(),
+            write_after: None,
+            first_status_at: Instant::now() + FIRST_STATUS_WITHIN,
+            delete_after: None,
+            delete_retry: Retry::default(),
+            renew_after: None,
+            no_starts: CancellationToken::new(),
+            warnings: admitted.warnings,
+            told: BTreeSet::new(),
+        }
+    }
+
+    /// Works until the pod is gone, or the node is and all is said.
+    pub(super) async fn run(mut self) {
+        self.follow_adopted();
+        self.warn();
+        self.step(Event::Tick);
+        self.desired.mark_changed();
+        while !self.finished() {
+            let wake = self.wake_at();
+            tokio::select! {
+                // Cancel-safe per docs on `changed`.
+                changed = self.desired.changed() => match changed {
+                    Ok(()) => self.want(),
+                    // The manager is gone: the agent aborts.
+                    Err(_) => return,
+                },
+                // Cancel-safe per docs on `join_next`.
+                Some(done) = self.tasks.join_next() => match done {
+                    Ok(done) => self.done(done),
+                    Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+                    Err(_) => {}
+                },
+                // Cancel-safe: made anew each time.
+                () = async { sleep_until(wake.unwrap_or_else(Instant::now)).await }, if wake.is_some() => {
+                    self.woken();
+                }
+            }
+        }
+        if self.state.finished() {
+            self.tasks.shutdown().await;
+            self.clean_up().await;
+        }
+    }
+
+    fn finished(&self) -> bool {
+        if self.state.finished() {
+            return true;
+        }
+        let shutdown = self.desired.borrow().shutdown.is_some();
+        shutdown && !self.state.active() && self.settled()
+    }
+
+    fn now(&self) -> Now {
+        self.context.clock.now()
+    }
+
+    fn namespace(&self) -> &str {
+        self.pod.metadata.namespace.as_deref().unwrap_or_default()
+    }
+
+    fn name(&self) -> &str {
+        self.pod.metadata.name.as_deref().unwrap_or_default()
+    }
+
+    fn wake_at(&self) -> Option<Instant> {
+        let machine = self.state.wake_at().map(|mono| self.context.clock.instant(mono));
+        let write = self.write_due();
+        let renew = self.renew_after.filter(|_| self.state.active());
+        [machine, write, self.delete_after, renew].into_iter().flatten().min()
+    }
+
+    fn woken(&mut self) {
+        let now = Instant::now();
+        if self.delete_after.is_some_and(|at| at <= now) {
+            self.delete_after = None;
+            self.delete();
+        }
+        if self.renew_after.is_some_and(|at| at <= now) {
+            self.renew_after = None;
+            self.renew_volumes();
+        }
+        self.step(Event::Tick);
+    }
+
+    /// The API wants something else.
+    fn want(&mut self) {
+        let desired = self.desired.borrow_and_update().clone();
+        self.pod = desired.pod;
+        let metadata = &self.pod.metadata;
+        let of = |seconds: i64| Duration::from_secs(seconds.max(0).unsigned_abs());
+        let grace = metadata.deletion_grace_period_seconds.map(of);
+        let event = if desired.removed {
+            // Gone at once, by force: a moment to say good-bye is what a kubelet gives, too.
+            let grace = grace.unwrap_or(self.state.plan().grace);
+            Some(Event::Removed { grace: grace.max(Duration::from_secs(1)) })
+        } else if metadata.deletion_timestamp.is_some() {
+            Some(Event::Delete { grace: grace.unwrap_or(self.state.plan().grace) })
+        } else {
+            desired.shutdown.map(|grace| Event::Shutdown { grace })
+        };
+        match event {
+            Some(event) => self.step(event),
+            None => self.step(Event::Tick),
+        }
+    }
+
+    fn step(&mut self, event: Event) {
+        let now = self.now();
+        let effects = self.state.step(event, now);
+        if self.state.ending().is_some() {
+            self.no_starts.cancel();
+        }
+        for effect in effects {
+            self.carry_out(effect);
+        }
+        self.refresh(now.wall);
+    }
+
+    fn done(&mut self, done: Done) {
+        match done {
+            Done::Machine(event) => self.step(event),
+            Done::Volumes { renew } => {
+                self.renew_after = renew.map(|after| Instant::now() + after);
+                self.step(Event::VolumesReady);
+            }
+            Done::Renewed { renew } => {
+                self.renew_after = renew.map(|after| Instant::now() + after);
+            }
+            Done::Started { container, attempt, outcome } => {
+                self.started(container, attempt, outcome);
+            }
+            Done::Ended { container, end } => {
+                self.handles[container] = None;
+                self.step(Event::Ended { container, end });
+            }
+            Done::Adopted { container, attempt, handle } => {
+                self.handles[container] = Some(handle.clone());
+                self.tasks.spawn(start::exit(handle, container, attempt));
+                match self.state.containers()[container].stopping {
+                    Stopping::No => {}
+                    Stopping::Terminated => self.terminate(container),
+                    Stopping::Killed => self.kill(container),
+                }
+            }
+            Done::Written { status, outcome } => self.status_written(status, outcome),
+            Done::Deleted(outcome) => self.deleted(outcome),
+            Done::Nothing => {}
+        }
+    }
+
+    /// Derives the status anew and has it written where it differs.
+    fn refresh(&mut self, now: Timestamp) {
+        // What the API was found to hold stays as it was: it is a terminal phase.
+        let kept = self.state.terminal().is_some()
+            && self.written.as_ref().is_some_and(|it| status::terminal(it).is_some());
+        if !kept {
+            let derived =
+                status::derive(&self.state, &self.pod, &self.context.host, &self.derived, now);
+            if derived != *self.derived {
+                self.derived = Arc::new(derived);
+            }
+        }
+        self.publish();
+        self.write();
+    }
+
+    fn publish(&self) {
+        let attempts = self.state.containers().iter().map(attempts).collect();
+        let (pod, status) = (self.pod.clone(), self.derived.clone());
+        self.show.send_replace(Snapshot { pod, status, attempts });
+    }
+
+    /// One event for all that cannot hold here.
+    fn warn(&mut self) {
+        if self.warnings.is_empty() {
+            return;
+        }
+        let list = std::mem::take(&mut self.warnings).join(", ");
+        let message =
+            format!("Containers are plain processes on this node, where this has no effect: {list}");
+        self.notify(None, true, "Unsupported", message);
+    }
+
+    fn notify(&self, container: Option<usize>, warning: bool, reason: &'static str, message: String) {
+        let field = container.and_then(|index| self.state.plan().containers.get(index)).map(|plan| {
+            let list = if plan.init { "initContainers" } else { "containers" };
+            format!("spec.{list}{{{}}}", plan.name)
+        });
+        let subject = Subject {
+            kind: "Pod",
+            namespace: self.namespace().to_owned(),
+            name: self.name().to_owned(),
+            uid: self.uid.clone(),
+            field,
+        };
+        let event = events::Event { subject, warning, reason, message };
+        self.context.events.publish(event, Timestamp::now());
+    }
+
+    fn home_link(&self) -> Option<HomeLink> {
+        let home = self.context.home.as_deref()?;
+        Some(HomeLink::new(home, &self.context.root, self.name(), &self.uid))
+    }
+
+    fn record(&self) -> Record {
+        let grace = self.state.plan().grace.as_secs();
+        Record::new(self.namespace().to_owned(), self.name().to_owned(), grace)
+    }
+
+    async fn clean_up(&self) {
+        let (link, root, uid) = (self.home_link(), self.context.root.clone(), self.uid.clone());
+        clean_up(link, root, uid).await;
+    }
+}
+
+/// Removes a pod's files. Nothing of it runs any more.
+pub(super) async fn clean_up(link: Option<HomeLink>, root: Root, uid: String) {
+    let removed = tokio::task::spawn_blocking(move || {
+        if let Some(link) = link
+            && let Err(error) = link.remove()
+        {
+            tracing::warn!(%error, uid, "the link in the home directory stays");
+        }
+        if let Err(error) = root.remove_pod(&uid) {
+            let error = super::api::chain(&error);
+            tracing::warn!(error, uid, "files of a pod that is gone stay");
+        }
+    });
+    if let Err(error) = removed.await {
+        tracing::error!(%error, "removing a pod's files failed");
+    }
+}
+
+fn attempts(container: &Container) -> (Option<u32>, Option<u32>) {
+    let last = container.last.as_ref().map(|end| end.attempt);
+    match container.slot {
+        Slot::Running { attempt, .. } => (Some(attempt), last),
+        _ => (last, container.before.as_ref().map(|end| end.attempt)),
+    }
+}
+
+impl Worker {
+    /// Waits for the ends of what an earlier agent started.
+    fn follow_adopted(&mut self) {
+        for container in 0..self.handles.len() {
+            let Slot::Running { attempt, .. } = self.state.containers()[container].slot else {
+                continue;
+            };
+            if let Some(handle) = &self.handles[container] {
+                self.tasks.spawn(start::exit(handle.clone(), container, attempt));
+                continue;
+            }
+            let name = &self.state.plan().containers[container].name;
+            if let Ok(dir) = self.context.root.container(&self.uid, name) {
+                let context = self.context.clone();
+                self.tasks.spawn(start::adopt_again(context, dir, container, attempt));
+            }
+        }
+    }
+
+    fn carry_out(&mut self, effect: Effect) {
+        match effect {
+            Effect::PrepareVolumes => self.prepare_volumes(),
+            Effect::Start { container, attempt } => self.start(container, attempt),
+            Effect::Terminate { container } => self.terminate(container),
+            Effect::Kill { container } => self.kill(container),
+            Effect::Notify { container, warning, reason, message } => {
+                self.notify(container, warning, reason, message);
+            }
+            Effect::DeleteObject => self.delete(),
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! What an earlier agent left: attempts on disk, and what the API was told of them.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{ContainerStateTerminated, ContainerStatus, PodStatus};
+
+use super::{Context, start};
+use crate::{
+    container::{Adopted, ContainerDir, Handle},
+    pod::{
+        api::chain,
+        machine::{ContainerPlan, Ended, Plan, Recovered},
+    },
+};
+
+/// Whether the API was told that something ran.
+pub(super) fn ran_before(status: &PodStatus) -> bool {
+    let all = status.container_statuses.iter().chain(&status.init_container_statuses).flatten();
+    { all }.any(|it| ran(it))
+}
+
+fn ran(status: &ContainerStatus) -> bool {
+    let started = |state: &Option<_>| {
+        state.as_ref().is_some_and(|it: &k8s_openapi::api::core::v1::ContainerState| {
+            it.running.is_some() || it.terminated.is_some()
+        })
+    };
+    started(&status.state) || started(&status.last_state) || status.restart_count > 0
+}
+
+/// Reads the records of a pod's containers and adopts what runs.
+pub(super) async fn containers(
+    context: &Context,
+    uid: &str,
+    plan: &Plan,
+    status: &PodStatus,
+    handles: &mut [Option<Handle>],
+) -> Vec<Recovered> {
+    let mut recovered = Vec::with_capacity(plan.containers.len());
+    for (container, handle) in plan.containers.iter().zip(handles) {
+        let on_disk = match context.root.container(uid, &container.name) {
+            Ok(dir) => attempts(context, &dir, handle).await,
+            Err(error) => {
+                tracing::error!(error = chain(&error), uid, "records of a container cannot be read");
+                None
+            }
+        };
+        recovered.push(on_disk.unwrap_or_else(|| from_status(container, status)));
+    }
+    recovered
+}
+
+async fn attempts(
+    context: &Context,
+    dir: &ContainerDir,
+    handle: &mut Option<Handle>,
+) -> Option<Recovered> {
+    let mut numbers = match dir.attempts() {
+        Ok(numbers) => numbers,
+        Err(error) => {
+            tracing::error!(error = chain(&error), container = dir.name(), "attempts cannot be read");
+            return None;
+        }
+    };
+    // The newest three: one may not have started, two are shown.
+    let first = numbers.len().saturating_sub(3);
+    let mut found =
+        Recovered { next_attempt: 0, restarts: 0, running: None, ended: Vec::new() };
+    let mut any = false;
+    for attempt in numbers.drain(first..) {
+        match context.launcher.adopt(dir, attempt).await {
+            Ok(Adopted::Running(adopted)) => {
+                let (id, started_at) = start::identity(&adopted.status())
+                    .unwrap_or_else(|| (Arc::from(format!("vk-cmd://{attempt}")), Timestamp::now()));
+                found.running = Some((attempt, id, started_at));
+                *handle = Some(adopted);
+            }
+            Ok(Adopted::Exited(status) | Adopted::Lost(status)) => {
+                found.ended.push(start::ended(attempt, &status));
+            }
+            Ok(Adopted::NeverStarted) => {
+                found.next_attempt = attempt;
+                continue;
+            }
+            Ok(Adopted::Cancelled) => {
+                found.next_attempt = attempt + 1;
+                continue;
+            }
+            Err(error) => {
+                tracing::error!(error = chain(&error), container = dir.name(), attempt, "not adopted yet");
+                found.running = Some((attempt, Arc::from(""), Timestamp::now()));
+            }
+        }
+        any = true;
+        found.next_attempt = attempt + 1;
+        found.restarts = attempt;
+    }
+    any.then_some(found)
+}
+
+/// Where the disk knows nothing of a container that the API was told of, its processes
+/// are out of reach: on another machine, or gone with one.
+fn from_status(container: &ContainerPlan, status: &PodStatus) -> Recovered {
+    let list = if container.init {
+        &status.init_container_statuses
+    } else {
+        &status.container_statuses
+    };
+    let mut all = list.iter().flatten();
+    let Some(told) = all.find(|it| it.name == *container.name && ran(it)) else {
+        return Recovered { next_attempt: 0, restarts: 0, running: None, ended: Vec::new() };
+    };
+    let restarts = u32::try_from(told.restart_count).unwrap_or_default();
+    let terminated = |state: &Option<k8s_openapi::api::core::v1::ContainerState>| {
+        state.as_ref().and_then(|it| it.terminated.clone())
+    };
+    let current = match terminated(&told.state) {
+        Some(end) => Some(from_terminated(restarts, &end)),
+        None => told.state.as_ref().and_then(|it| it.running.as_ref()).map(|running| {
+            let mut end = unknown(
+                restarts,
+                "The container could not be located when its node came back. The container used to be Running",
+            );
+            end.started_at = running.started_at.as_ref().map(|time| time.0);
+            end
+        }),
+    };
+    let last = terminated(&told.last_state);
+    let last = last.map(|end| from_terminated(restarts.saturating_sub(1), &end));
+    Recovered {
+        next_attempt: restarts + 1,
+        restarts,
+        running: None,
+        ended: last.into_iter().chain(current).collect(),
+    }
+}
+
+fn unknown(attempt: u32, message: &str) -> Ended {
+    Ended {
+        attempt,
+        code: 137,
+        signal: None,
+        reason: "ContainerStatusUnknown",
+        message: message.to_owned(),
+        started_at: None,
+        finished_at: Timestamp::now(),
+        id: None,
+    }
+}
+
+fn from_terminated(attempt: u32, end: &ContainerStateTerminated) -> Ended {
+    const REASONS: [&str; 4] = ["Completed", "Error", "StartError", "ContainerStatusUnknown"];
+    let told = end.reason.as_deref().unwrap_or_default();
+    let reason = REASONS.into_iter().find(|it| *it == told);
+    Ended {
+        attempt,
+        code: end.exit_code,
+        signal: end.signal,
+        reason: reason.unwrap_or(if end.exit_code == 0 { "Completed" } else { "Error" }),
+        message: end.message.clone().unwrap_or_default(),
+        started_at: end.started_at.as_ref().map(|time| time.0),
+        finished_at: end.finished_at.as_ref().map_or_else(Timestamp::now, |time| time.0),
+        id: end.container_id.as_deref().map(Arc::from),
+    }
+}

@@ -1,0 +1,326 @@
+//! Starting an attempt: look-ups, command, shim; and waiting for its end.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Container, Pod};
+
+use super::{Context, Done, Worker, effects::look_up};
+use crate::{
+    container::{Adopted, ContainerDir, ContainerSpec, Handle, StartError, Status, process::ProcessId},
+    pod::{
+        admission::{self, Image},
+        api::{Retry, chain},
+        command::{self, SCRIPT_ANNOTATION, Script},
+        env,
+        machine::{Ended, Event, Waiting},
+        volumes,
+    },
+};
+
+/// What became of an ordered start.
+pub(in crate::pod) enum Outcome {
+    /// It runs, or ran.
+    Handle(Handle),
+    /// The attempt is used up.
+    Ended(Ended),
+    /// It could not be tried.
+    Problem(Waiting),
+}
+
+/// What the worker tells besides.
+type Notices = Vec<(bool, &'static str, String)>;
+
+impl Worker {
+    pub(super) fn start(&mut self, container: usize, attempt: u32) {
+        let (context, pod, uid) = (self.context.clone(), self.pod.clone(), self.uid.clone());
+        let stop = self.no_starts.clone();
+        let name = self.state.plan().containers[container].name.clone();
+        let events = self.notifier(container);
+        self.tasks.spawn(async move {
+            let outcome = async {
+                let prepared = tokio::select! {
+                    prepared = prepare(&context, &pod, &uid, &name) => prepared?,
+                    () = stop.cancelled() => return Err(cancelled()),
+                };
+                let (spec, notices) = prepared;
+                for notice in notices {
+                    events(notice);
+                }
+                launch(&context, &uid, &name, attempt, spec).await
+            };
+            let outcome = outcome.await.unwrap_or_else(Outcome::Problem);
+            Done::Started { container, attempt, outcome }
+        });
+    }
+
+    fn notifier(&self, container: usize) -> impl Fn((bool, &'static str, String)) + Send + use<> {
+        let recorder = self.context.events.clone();
+        let plan = &self.state.plan().containers[container];
+        let list = if plan.init { "initContainers" } else { "containers" };
+        let subject = crate::events::Subject {
+            kind: "Pod",
+            namespace: self.namespace().to_owned(),
+            name: self.name().to_owned(),
+            uid: self.uid.clone(),
+            field: Some(format!("spec.{list}{{{}}}", plan.name)),
+        };
+        move |(warning, reason, message)| {
+            let subject = subject.clone();
+            let event = crate::events::Event { subject, warning, reason, message };
+            recorder.publish(event, Timestamp::now());
+        }
+    }
+
+    pub(super) fn started(&mut self, container: usize, attempt: u32, outcome: Outcome) {
+        match outcome {
+            Outcome::Handle(handle) => {
+                if let Some((id, started_at)) = identity(&handle.status()) {
+                    self.handles[container] = Some(handle.clone());
+                    self.step(Event::Started { container, attempt, id, started_at });
+                    self.forget_attempts(container, attempt);
+                }
+                self.tasks.spawn(exit(handle, container, attempt));
+            }
+            Outcome::Ended(end) => self.step(Event::Ended { container, end }),
+            Outcome::Problem(problem) => {
+                self.step(Event::ConfigFailed { container, attempt, problem });
+            }
+        }
+    }
+
+    /// Keeps the records of this attempt and the one before, whose log can be asked for.
+    fn forget_attempts(&mut self, container: usize, attempt: u32) {
+        if attempt < 2 {
+            return;
+        }
+        let (root, uid) = (self.context.root.clone(), self.uid.clone());
+        let name = self.state.plan().containers[container].name.clone();
+        self.tasks.spawn_blocking(move || {
+            let forgotten = root.container(&uid, &name).and_then(|dir| {
+                let old = dir.attempts()?.into_iter().filter(|it| it + 1 < attempt);
+                { old }.try_for_each(|old| dir.remove_attempt(old))
+            });
+            if let Err(error) = forgotten {
+                tracing::warn!(error = chain(&error), uid, "records of old attempts stay");
+            }
+            Done::Nothing
+        });
+    }
+}
+
+/// Tries to reach a shim that lives and does not answer, for as long as it takes:
+/// while it may run its container must not be started again.
+pub(super) async fn adopt_again(context: Arc<Context>, dir: ContainerDir, container: usize, attempt: u32) -> Done {
+    let mut retry = Retry::default();
+    loop {
+        tokio::time::sleep(retry.failed()).await;
+        match context.launcher.adopt(&dir, attempt).await {
+            Ok(Adopted::Running(handle)) => return Done::Adopted { container, attempt, handle },
+            Ok(Adopted::Exited(status) | Adopted::Lost(status)) => {
+                return Done::Ended { container, end: ended(attempt, &status) };
+            }
+            Ok(Adopted::NeverStarted | Adopted::Cancelled) => {
+                let status = Status::Lost {
+                    started_at: None,
+                    finished_at: Timestamp::now(),
+                    message: "the attempt left no trace".to_owned(),
+                };
+                return Done::Ended { container, end: ended(attempt, &status) };
+            }
+            Err(error) => {
+                tracing::warn!(error = chain(&error), container = dir.name(), attempt, "not adopted yet");
+            }
+        }
+    }
+}
+
+/// Waits for the end of an attempt.
+pub(super) async fn exit(handle: Handle, container: usize, attempt: u32) -> Done {
+    let status = handle.wait().await;
+    let end = ended(attempt, &status);
+    Done::Ended { container, end }
+}
+
+fn cancelled() -> Waiting {
+    Waiting { reason: "ContainerCreating", message: String::new() }
+}
+
+/// The container's name in the API, `vk-cmd://<boot>-<pid>-<start time>`, and its start;
+/// the name is empty where the end came before we looked.
+pub(super) fn identity(status: &Status) -> Option<(Arc<str>, Timestamp)> {
+    match status {
+        Status::Running { process, started_at, .. } => Some((container_id(process), *started_at)),
+        Status::Exited { started_at, .. } | Status::Lost { started_at: Some(started_at), .. } => {
+            Some((Arc::from(""), *started_at))
+        }
+        Status::Created | Status::StartFailed { .. } | Status::Lost { started_at: None, .. } => None,
+    }
+}
+
+fn container_id(process: &ProcessId) -> Arc<str> {
+    let ProcessId { boot_id, pid, start_time, .. } = process;
+    Arc::from(format!("vk-cmd://{boot_id}-{pid}-{start_time}"))
+}
+
+/// The end that a terminal status tells of.
+pub(super) fn ended(attempt: u32, status: &Status) -> Ended {
+    let now = Timestamp::now();
+    let end = |code, reason, message: &str, started_at, finished_at| Ended {
+        attempt,
+        code,
+        signal: None,
+        reason,
+        message: message.to_owned(),
+        started_at,
+        finished_at,
+        id: None,
+    };
+    match status {
+        Status::Exited { exit, started_at, finished_at, message } => {
+            let reason = if exit.code == 0 { "Completed" } else { "Error" };
+            let ended = end(exit.code, reason, message, Some(*started_at), *finished_at);
+            Ended { signal: exit.signal, ..ended }
+        }
+        Status::StartFailed { message, finished_at, .. } => {
+            end(128, "StartError", message, None, *finished_at)
+        }
+        Status::Lost { started_at, finished_at, message } => {
+            end(137, "ContainerStatusUnknown", message, *started_at, *finished_at)
+        }
+        Status::Created | Status::Running { .. } => {
+            end(137, "ContainerStatusUnknown", "the container could not be followed", None, now)
+        }
+    }
+}
+
+async fn prepare(
+    context: &Arc<Context>,
+    pod: &Arc<Pod>,
+    uid: &str,
+    name: &str,
+) -> Result<(ContainerSpec, Notices), Waiting> {
+    let Some(container) = find(pod, name) else {
+        return Err(create_error(format!("the pod has no container {name}")));
+    };
+    let objects = look_up(context, pod, env::needs(&container)).await;
+    let objects = objects.map_err(|problem| Waiting {
+        reason: "CreateContainerConfigError",
+        message: problem.to_string(),
+    })?;
+    let resolved = env::resolve(pod, &container, &context.host, &objects)?;
+    let mut notices = Notices::new();
+    if !resolved.skipped.is_empty() {
+        let names = resolved.skipped.join(", ");
+        let message = format!("Keys [{names}] from the EnvFrom sources were skipped since they are considered invalid environment variable names.");
+        notices.push((true, "InvalidEnvironmentVariableNames", message));
+    }
+    let (context, pod, uid) = (context.clone(), pod.clone(), uid.to_owned());
+    let built = tokio::task::spawn_blocking(move || {
+        let (spec, notice) = build(&context, &pod, &container, &uid, resolved)?;
+        notices.extend(notice.map(|message| (false, "ScriptChosen", message)));
+        Ok((spec, notices))
+    });
+    built.await.unwrap_or_else(|error| Err(create_error(error.to_string())))
+}
+
+fn find(pod: &Pod, name: &str) -> Option<Container> {
+    let spec = pod.spec.iter();
+    let mut all = spec.flat_map(|spec| spec.init_containers.iter().flatten().chain(&spec.containers));
+    all.find(|it| it.name == name).cloned()
+}
+
+/// The part that touches the disk: mounts, and which script there is.
+fn build(
+    context: &Context,
+    pod: &Pod,
+    container: &Container,
+    uid: &str,
+    resolved: env::Resolved,
+) -> Result<(ContainerSpec, Option<String>), Waiting> {
+    let root = &context.root;
+    let dir = root.container(uid, &container.name).and_then(|dir| dir.create().map(|()| dir));
+    let dir = dir.map_err(|error| create_error(chain(&error)))?;
+    for mount in container.volume_mounts.iter().flatten() {
+        volumes::link(&dir, &mount.mount_path, &mount.name)
+            .map_err(|error| create_error(chain(&error)))?;
+    }
+    let cwd = dir.path();
+    let mount = match admission::image(container) {
+        Image::Script(mount) => Some(mount),
+        Image::Host | Image::Reference | Image::Invalid => None,
+    };
+    let files = match mount {
+        Some(mount) => volumes::files(root, uid, &mount.name),
+        None => Ok(Vec::new()),
+    };
+    let files = files.map_err(|error| create_error(chain(&error)))?;
+    let directory = mount.and_then(|mount| crate::pod::mounts::relative(&mount.mount_path).ok());
+    let directory = cwd.join(directory.unwrap_or_default());
+    let annotations = pod.metadata.annotations.as_ref();
+    let wanted = annotations
+        .and_then(|all| all.get(&format!("{SCRIPT_ANNOTATION}{}", container.name)))
+        .map(String::as_str);
+    let volume = mount.map(|mount| mount.name.as_str()).unwrap_or_default();
+    let first_line = |file: &str| volumes::first_line(root, uid, volume, file);
+    let script = mount.map(|_| Script {
+        directory: &directory,
+        files: &files,
+        wanted,
+        first_line: &first_line,
+    });
+    let command =
+        command::command(container, script, &context.host, &resolved.own, std::path::Path::is_file)?;
+    let environment = env::merged(&context.host, resolved.own);
+    Ok((ContainerSpec::new(command.argv, environment, cwd), command.notice))
+}
+
+fn create_error(message: String) -> Waiting {
+    Waiting { reason: "CreateContainerError", message }
+}
+
+async fn launch(
+    context: &Context,
+    uid: &str,
+    name: &str,
+    attempt: u32,
+    spec: ContainerSpec,
+) -> Result<Outcome, Waiting> {
+    let dir = context.root.container(uid, name).map_err(|error| create_error(chain(&error)))?;
+    match context.launcher.start(&dir, attempt, context.epoch, &spec).await {
+        Ok(handle) => Ok(Outcome::Handle(handle)),
+        Err(StartError::Failed { message, .. }) => Ok(Outcome::Ended(Ended {
+            attempt,
+            code: 128,
+            signal: None,
+            reason: "StartError",
+            message,
+            started_at: None,
+            finished_at: Timestamp::now(),
+            id: None,
+        })),
+        Err(error @ (StartError::Claimed { .. } | StartError::Cancelled { .. } | StartError::Lost)) => {
+            match context.launcher.adopt(&dir, attempt).await {
+                Ok(Adopted::Running(handle)) => Ok(Outcome::Handle(handle)),
+                Ok(Adopted::Exited(status) | Adopted::Lost(status)) => {
+                    Ok(Outcome::Ended(ended(attempt, &status)))
+                }
+                Ok(Adopted::Cancelled) => {
+                    let status = Status::Lost {
+                        started_at: None,
+                        finished_at: Timestamp::now(),
+                        message: chain(&error),
+                    };
+                    Ok(Outcome::Ended(ended(attempt, &status)))
+                }
+                Ok(Adopted::NeverStarted) => Err(create_error(chain(&error))),
+                Err(adopting) => Err(create_error(chain(&adopting))),
+            }
+        }
+        Err(error @ StartError::Superseded { .. }) => {
+            context.superseded.cancel();
+            Err(create_error(chain(&error)))
+        }
+        Err(error @ (StartError::Spawn { .. } | StartError::Record(_))) => Err(create_error(chain(&error))),
+    }
+}

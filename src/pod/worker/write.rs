@@ -1,0 +1,112 @@
+//! What a worker writes to the API: its pod's status, one change at a time and in
+//! order, and the final delete.
+
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::PodStatus;
+use tokio::time::Instant;
+
+use super::{Done, Worker};
+use crate::pod::{
+    api::ApiProblem,
+    machine::{Container, Event, Slot, Volumes},
+    status,
+};
+
+pub(super) type Outcome = Result<(), ApiProblem>;
+
+impl Worker {
+    /// Whether nothing is left to be written, as far as we can.
+    pub(super) fn settled(&self) -> bool {
+        !self.writing && self.written.as_ref() == Some(&self.derived)
+    }
+
+    /// When a status that was withheld or refused is to be written.
+    pub(super) fn write_due(&self) -> Option<Instant> {
+        if self.writing || self.gone() || self.written.as_ref() == Some(&self.derived) {
+            return None;
+        }
+        match self.write_after {
+            Some(after) => Some(after),
+            None => Some(if self.withheld() { self.first_status_at } else { Instant::now() }),
+        }
+    }
+
+    fn gone(&self) -> bool {
+        self.desired.borrow().removed
+    }
+
+    /// A pod that is about to run is not written as waiting first.
+    fn withheld(&self) -> bool {
+        let starting = |it: &Container| matches!(it.slot, Slot::Starting { .. });
+        let coming = matches!(self.state.volumes(), Volumes::Preparing { tries: 0 })
+            || self.state.containers().iter().any(starting);
+        self.written.is_none() && coming && Instant::now() < self.first_status_at
+    }
+
+    pub(super) fn write(&mut self) {
+        if self.write_due().is_none_or(|due| due > Instant::now()) {
+            return;
+        }
+        self.writing = true;
+        self.write_after = None;
+        let status = self.derived.clone();
+        let patch = status::patch(&self.pod, &status);
+        let context = self.context.clone();
+        let (namespace, name) = (self.namespace().to_owned(), self.name().to_owned());
+        self.tasks.spawn(async move {
+            let outcome = context.api.patch_status(&namespace, &name, &patch).await;
+            Done::Written { status, outcome }
+        });
+    }
+
+    pub(super) fn status_written(&mut self, status: Arc<PodStatus>, outcome: Outcome) {
+        self.writing = false;
+        match outcome {
+            Ok(()) => {
+                self.write_retry.succeeded();
+                let stored = status::terminal(&status).is_some();
+                self.written = Some(status);
+                if stored {
+                    return self.step(Event::StatusStored);
+                }
+            }
+            // The object is gone, or its name is another pod's: the watch will say so.
+            Err(ApiProblem::NotFound | ApiProblem::Conflict(_)) => {
+                self.write_after = Some(Instant::now() + self.write_retry.failed());
+            }
+            Err(problem) => {
+                let pause = self.write_retry.failed();
+                tracing::warn!(pod = self.name(), namespace = self.namespace(), %problem,
+                    pause_ms = pause.as_millis(), "the status was not written");
+                self.write_after = Some(Instant::now() + pause);
+            }
+        }
+        self.write();
+    }
+
+    pub(super) fn delete(&mut self) {
+        if self.gone() {
+            return;
+        }
+        let context = self.context.clone();
+        let (namespace, name) = (self.namespace().to_owned(), self.name().to_owned());
+        let uid = self.uid.clone();
+        self.tasks.spawn(async move {
+            Done::Deleted(context.api.delete_pod(&namespace, &name, &uid).await)
+        });
+    }
+
+    pub(super) fn deleted(&mut self, outcome: Outcome) {
+        match outcome {
+            // The watch tells when it is gone; finalizers may hold it.
+            Ok(()) | Err(ApiProblem::NotFound | ApiProblem::Conflict(_)) => {}
+            Err(problem) => {
+                let pause = self.delete_retry.failed();
+                tracing::warn!(pod = self.name(), namespace = self.namespace(), %problem,
+                    "the pod was not deleted");
+                self.delete_after = Some(Instant::now() + pause);
+            }
+        }
+    }
+}

@@ -3,15 +3,40 @@
 //! `run` wires the parts and owns their tasks; what each part does lives in
 //! [`crate::node`] and [`crate::pod`]. The kubelet API is handed in as a
 //! [`Service`], so that the agent knows no HTTP server.
+//!
+//! | task | what it does | ends |
+//! |---|---|---|
+//! | manager | pods and their workers | after a drain; dropped otherwise |
+//! | keeper | registration, lease, node status | last, or when the name is lost |
+//! | events | sends events | after the others |
+//! | service | the kubelet API | with the pods |
 
-use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
+use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, time::Duration};
 
 use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::Taint;
-use tokio::sync::oneshot;
+use serde_json::Value;
+use tokio::{
+    sync::{oneshot, watch},
+    task::JoinSet,
+};
 use tokio_util::sync::CancellationToken;
 
-use crate::pod::Pods;
+use crate::{
+    container::{Launcher, dir::DirError, launch::default_socket_dir},
+    events,
+    node::{
+        keeper::{self, Keeper},
+        lease::{self, Holder, Other},
+        object::Identity as NodeIdentity,
+    },
+    pod::{
+        Clock, Context, Host, OpenError, Order, Place, Pods,
+        admission::Identity,
+        api::{ApiProblem, PodApi, Retry, get},
+        env, manage,
+    },
+};
 
 /// All that the agent is told; resolved once, never changed.
 pub struct AgentSettings {
@@ -87,10 +112,273 @@ pub enum AgentError {
     /// The API client could not be made from the configuration.
     #[error("cannot make a client for the API server")]
     Client(#[source] Box<kube::Error>),
+    /// The API server answers and will not have us.
+    #[error(
+        "the API server refuses to {what}: {problem}. Give this identity the rights of a node \
+         (deploy/rbac.yaml, or a certificate of the group system:nodes)"
+    )]
+    Refused {
+        /// What was tried.
+        what: &'static str,
+        /// Its words.
+        problem: ApiProblem,
+    },
+    /// The root cannot be used.
+    #[error(transparent)]
+    Root(#[from] OpenError),
+    /// Control sockets have no place.
+    #[error("no place for control sockets")]
+    Sockets(#[from] DirError),
 }
 
+/// How long writes may take once the last container has ended.
+const FAREWELL: Duration = Duration::from_secs(10);
+/// The longest that containers are given when the node goes down.
+const DRAIN: Duration = Duration::from_secs(30);
+
 /// Runs the agent until it is told to end.
-pub async fn run(settings: AgentSettings, shutdown: Shutdown) -> Result<Outcome, AgentError> {
-    let _ = (settings, shutdown);
-    todo!()
+pub async fn run(mut settings: AgentSettings, shutdown: Shutdown) -> Result<Outcome, AgentError> {
+    // Pods run under this uid: none of them may read our memory or trace us.
+    if let Err(error) = nix::sys::prctl::set_dumpable(false) {
+        tracing::warn!(%error, "other processes of this user can read this one");
+    }
+    let started = tokio::select! {
+        started = Agent::start(&mut settings) => started?,
+        () = shutdown.drain.cancelled() => return Ok(Outcome::Drained),
+        () = shutdown.abort.cancelled() => return Ok(Outcome::Aborted),
+    };
+    Ok(started.run(settings, shutdown).await)
+}
+
+struct Agent {
+    client: kube::Client,
+    place: Place,
+    launcher: Launcher,
+    lease: Option<Value>,
+}
+
+impl Agent {
+    /// Finds out where we are: the cluster, the root, the epoch. Waits for an API server
+    /// that cannot be reached; containers of an earlier agent go on meanwhile.
+    async fn start(settings: &mut AgentSettings) -> Result<Self, AgentError> {
+        let mut config = settings.config.clone();
+        // Every caller here tries again in its own way.
+        config.default_retry = false;
+        config.connect_timeout = Some(Duration::from_secs(10));
+        let client = kube::Client::try_from(config)
+            .map_err(|error| AgentError::Client(Box::new(error)))?;
+        let node = &settings.node_name;
+        let (cluster, lease) = tokio::try_join!(
+            cluster(&client),
+            insist("read the node's lease", || lease::read(&client, node)),
+        )?;
+        let (base, node) = (settings.base.clone(), node.clone());
+        let epoch = lease::epoch(lease.as_ref());
+        let place =
+            tokio::task::spawn_blocking(move || Place::open(&base, &cluster, &node, epoch)).await;
+        let place = match place {
+            Ok(place) => place?,
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        };
+        let launcher = Launcher::new(settings.shim.clone(), default_socket_dir())?;
+        tracing::info!(root = %place.root.path().display(), epoch = place.epoch, "the root is ours");
+        Ok(Self { client, place, launcher, lease })
+    }
+
+    async fn run(self, settings: AgentSettings, shutdown: Shutdown) -> Outcome {
+        let Self { client, place, launcher, lease } = self;
+        let stop_events = CancellationToken::new();
+        let (recorder, send_events) =
+            events::recorder(client.clone(), settings.node_name.clone(), stop_events.clone());
+        let superseded = CancellationToken::new();
+        let context = Context {
+            api: PodApi::new(client.clone()),
+            events: recorder,
+            root: place.root.clone(),
+            launcher,
+            epoch: place.epoch,
+            host: host(&settings),
+            home: settings.home,
+            clock: Clock::start(),
+            superseded: superseded.clone(),
+        };
+        let (order, orders) = watch::channel(Order::Run);
+        let (pods, manager) = manage(context, client.clone(), orders);
+        let holder = Holder {
+            node: settings.node_name.clone(),
+            epoch: place.epoch,
+            run: uuid::Uuid::new_v4().to_string(),
+            root: place.id.clone(),
+        };
+        let identity = NodeIdentity {
+            name: settings.node_name,
+            hostname: settings.hostname,
+            address: settings.address,
+            kubelet_port: settings.kubelet_port,
+            labels: settings.labels,
+            taint: settings.taint,
+            machine: keeper::machine(),
+        };
+        let root = place.root.path().to_owned();
+        let keeper = Keeper::new(client.clone(), identity, holder, root, lease);
+
+        // Each of these ends when it is told to, and all when this function returns.
+        let mut manager = spawn(manager);
+        let events_task = spawn(send_events);
+        let stop_keeper = CancellationToken::new();
+        let mut keeper = spawn(keeper.run(settings.on_ready, stop_keeper.clone()));
+        let stop_service = CancellationToken::new();
+        let service = settings.service.map(|service| {
+            let context = ServiceContext { pods, client, stop: stop_service.clone() };
+            spawn(service(context))
+        });
+
+        let ending = tokio::select! {
+            () = shutdown.abort.cancelled() => Ending::Abort,
+            () = shutdown.drain.cancelled() => Ending::Drain,
+            () = superseded.cancelled() => Ending::Lost { same_root: true },
+            other = keeper.join_next() => match finished(other) {
+                Some(Other { epoch, same_root }) => {
+                    tracing::warn!(epoch, same_root, "a newer agent has taken this node's name");
+                    Ending::Lost { same_root }
+                }
+                None => Ending::Abort,
+            },
+            ended = manager.join_next() => {
+                finished(ended);
+                Ending::Abort
+            }
+        };
+        let end_containers = match ending {
+            Ending::Drain => true,
+            Ending::Abort => false,
+            Ending::Lost { same_root } => !same_root,
+        };
+        if end_containers {
+            order.send_replace(Order::Drain(DRAIN));
+            let drained = tokio::time::timeout(DRAIN + FAREWELL, manager.join_next());
+            tokio::select! {
+                drained = drained => if drained.is_err() {
+                    tracing::warn!("not every container or status came to its end in time");
+                },
+                () = shutdown.abort.cancelled() => {}
+            }
+        }
+        manager.shutdown().await;
+        if matches!(ending, Ending::Drain) {
+            stop_keeper.cancel();
+            // The API server may be gone already.
+            let _ = tokio::time::timeout(FAREWELL, keeper.join_next()).await;
+        }
+        stop_service.cancel();
+        stop_events.cancel();
+        for mut task in [Some(events_task), service.map(silent)].into_iter().flatten() {
+            let _ = tokio::time::timeout(FAREWELL, task.join_next()).await;
+        }
+        drop(place);
+        match ending {
+            Ending::Drain => Outcome::Drained,
+            Ending::Abort => Outcome::Aborted,
+            Ending::Lost { .. } => Outcome::SteppedDown,
+        }
+    }
+}
+
+enum Ending {
+    Drain,
+    Abort,
+    Lost { same_root: bool },
+}
+
+/// One task that is aborted when its owner goes.
+fn spawn<T: Send + 'static>(task: impl Future<Output = T> + Send + 'static) -> JoinSet<T> {
+    let mut set = JoinSet::new();
+    set.spawn(task);
+    set
+}
+
+/// A service's task, with its error told.
+fn silent(mut service: JoinSet<Result<(), String>>) -> JoinSet<()> {
+    spawn(async move {
+        if let Some(Ok(Err(error))) = service.join_next().await {
+            tracing::error!(error, "the kubelet API ended");
+        }
+    })
+}
+
+/// What a task returned; its panic is ours.
+fn finished<T>(ended: Option<Result<T, tokio::task::JoinError>>) -> T
+where
+    T: Default,
+{
+    match ended {
+        Some(Ok(value)) => value,
+        Some(Err(error)) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        _ => T::default(),
+    }
+}
+
+fn host(settings: &AgentSettings) -> Host {
+    let url = &settings.config.cluster_url;
+    let port = match url.scheme_str() {
+        Some("http") => 80,
+        _ => 443,
+    };
+    Host {
+        node: settings.node_name.clone(),
+        address: settings.address,
+        api: (url.host().unwrap_or_default().to_owned(), url.port_u16().unwrap_or(port)),
+        environment: env::inherited(&settings.environment, &settings.environment_deny),
+        identity: Identity {
+            uid: nix::unistd::geteuid().as_raw(),
+            gid: nix::unistd::getegid().as_raw(),
+        },
+    }
+}
+
+/// What tells this cluster from others that a home has seen: the UID of the Service
+/// default/kubernetes, which a node may read, or that of the namespace kube-system.
+async fn cluster(client: &kube::Client) -> Result<String, AgentError> {
+    const WHAT: &str = "read the Service default/kubernetes";
+    let uid = |object: Value| object["metadata"]["uid"].as_str().map(str::to_owned);
+    let found = insist(WHAT, || async {
+        let service = get::<Value>(client, "/api/v1/namespaces/default/services/kubernetes").await;
+        match service {
+            Err(refused @ (ApiProblem::NotFound | ApiProblem::Refused { .. })) => {
+                let namespace = get::<Value>(client, "/api/v1/namespaces/kube-system").await;
+                namespace.map_err(|problem| match problem {
+                    ApiProblem::Unreachable(_) => problem,
+                    _ => refused,
+                })
+            }
+            service => service,
+        }
+    });
+    let missing = || AgentError::Refused { what: WHAT, problem: ApiProblem::NotFound };
+    uid(found.await?).filter(|uid| is_component(uid)).ok_or_else(missing)
+}
+
+/// It names a directory.
+fn is_component(uid: &str) -> bool {
+    !uid.is_empty() && uid.bytes().all(|it| it.is_ascii_alphanumeric() || it == b'-')
+}
+
+/// Asks until there is an answer.
+async fn insist<T, F: Future<Output = Result<T, ApiProblem>>>(
+    what: &'static str,
+    ask: impl Fn() -> F,
+) -> Result<T, AgentError> {
+    let mut retry = Retry::default();
+    loop {
+        match ask().await {
+            Ok(answer) => return Ok(answer),
+            // Objects that every cluster has may come a moment after the server.
+            Err(problem @ (ApiProblem::Unreachable(_) | ApiProblem::NotFound | ApiProblem::Conflict(_))) => {
+                let pause = retry.failed();
+                tracing::warn!(%problem, what, pause_ms = pause.as_millis(), "waiting for the API server");
+                tokio::time::sleep(pause).await;
+            }
+            Err(problem) => return Err(AgentError::Refused { what, problem }),
+        }
+    }
 }

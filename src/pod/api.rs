@@ -84,7 +84,7 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
 type Lookup = Shared<BoxFuture<'static, Result<Option<Data>, ApiProblem>>>;
 
 /// A client with bounds.
-pub struct PodApi {
+pub(crate) struct PodApi {
     client: Client,
     lookups: Arc<Semaphore>,
     writes: Semaphore,
@@ -94,7 +94,7 @@ pub struct PodApi {
 
 impl PodApi {
     /// Wraps a client.
-    pub fn new(client: Client) -> Self {
+    pub(crate) fn new(client: Client) -> Self {
         Self {
             client,
             lookups: Arc::new(Semaphore::new(LOOKUPS)),
@@ -103,15 +103,10 @@ impl PodApi {
         }
     }
 
-    /// The client itself.
-    pub fn client(&self) -> &Client {
-        &self.client
-    }
-
     /// A config map or secret as it is now; none where it does not exist. The answer is
     /// never older than the question, so what a user changed before a pod is what the
     /// pod gets; questions that wait for their turn together are asked once.
-    pub async fn object(
+    pub(crate) async fn object(
         &self,
         namespace: &str,
         reference: Reference,
@@ -148,7 +143,7 @@ impl PodApi {
     }
 
     /// A token of a service account, bound to a pod.
-    pub async fn token(
+    pub(crate) async fn token(
         &self,
         namespace: &str,
         account: &str,
@@ -176,7 +171,7 @@ impl PodApi {
     }
 
     /// Writes a pod's status.
-    pub async fn patch_status(
+    pub(crate) async fn patch_status(
         &self,
         namespace: &str,
         name: &str,
@@ -188,7 +183,7 @@ impl PodApi {
     }
 
     /// Deletes a pod for good, if it is still the one we mean.
-    pub async fn delete_pod(&self, namespace: &str, name: &str, uid: &str) -> Result<(), ApiProblem> {
+    pub(crate) async fn delete_pod(&self, namespace: &str, name: &str, uid: &str) -> Result<(), ApiProblem> {
         let body = json!({
             "apiVersion": "v1",
             "kind": "DeleteOptions",
@@ -214,11 +209,11 @@ impl PodApi {
 /// An issued token.
 #[derive(Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Token {
+pub(crate) struct Token {
     /// The token.
-    pub token: String,
+    pub(crate) token: String,
     /// When it ends.
-    pub expiration_timestamp: jiff::Timestamp,
+    pub(crate) expiration_timestamp: jiff::Timestamp,
 }
 
 /// Reads one object.

@@ -11,7 +11,7 @@
 //! | [`mounts`] | where a volume appears in a container's directory |
 
 pub mod admission;
-pub(crate) mod api;
+pub mod api;
 pub mod command;
 pub mod env;
 pub mod fields;

@@ -21,6 +21,7 @@ use crate::container::{
 
 const EPOCH: &str = "epoch";
 const LOCK: &str = "lock";
+const ID: &str = "id";
 
 /// Why the root cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -67,6 +68,8 @@ pub struct Place {
     pub root: Root,
     /// Greater than that of any earlier run.
     pub epoch: u64,
+    /// Made once per root: tells whether two agents work on the same one.
+    pub id: String,
     _lock: Flock<File>,
 }
 
@@ -94,7 +97,15 @@ impl Place {
         };
         let epoch = earlier.max(at_least).saturating_add(1);
         dir.write_atomic(EPOCH, format!("{epoch}\n").as_bytes(), Durability::Power)?;
-        Ok(Self { root, epoch, _lock: lock })
+        let id = match dir.read(ID)? {
+            Some(id) => String::from_utf8_lossy(&id).trim().to_owned(),
+            None => {
+                let id = uuid::Uuid::new_v4().to_string();
+                dir.write_atomic(ID, id.as_bytes(), Durability::Power)?;
+                id
+            }
+        };
+        Ok(Self { root, epoch, id, _lock: lock })
     }
 }
 

@@ -25,11 +25,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     container::{Launcher, dir::DirError, launch::default_socket_dir},
     events,
-    node::{
-        keeper::{self, Keeper},
-        lease::{self, Holder, Other},
-        object::Identity as NodeIdentity,
-    },
+    node::{self, NodeError, NodeSpec},
     pod::{
         Clock, Context, Host, OpenError, Order, Place, Pods,
         admission::Identity,
@@ -126,6 +122,9 @@ pub enum AgentError {
     /// The root cannot be used.
     #[error(transparent)]
     Root(#[from] OpenError),
+    /// There can be no node.
+    #[error(transparent)]
+    Node(#[from] NodeError),
     /// Control sockets have no place.
     #[error("no place for control sockets")]
     Sockets(#[from] DirError),
@@ -147,14 +146,13 @@ pub async fn run(mut settings: AgentSettings, shutdown: Shutdown) -> Result<Outc
         () = shutdown.drain.cancelled() => return Ok(Outcome::Drained),
         () = shutdown.abort.cancelled() => return Ok(Outcome::Aborted),
     };
-    Ok(started.run(settings, shutdown).await)
+    started.run(settings, shutdown).await
 }
 
 struct Agent {
     client: kube::Client,
     place: Place,
     launcher: Launcher,
-    lease: Option<Value>,
 }
 
 impl Agent {
@@ -167,26 +165,20 @@ impl Agent {
         config.connect_timeout = Some(Duration::from_secs(10));
         let client = kube::Client::try_from(config)
             .map_err(|error| AgentError::Client(Box::new(error)))?;
-        let node = &settings.node_name;
-        let (cluster, lease) = tokio::try_join!(
-            cluster(&client),
-            insist("read the node's lease", || lease::read(&client, node)),
-        )?;
-        let (base, node) = (settings.base.clone(), node.clone());
-        let epoch = lease::epoch(lease.as_ref());
-        let place =
-            tokio::task::spawn_blocking(move || Place::open(&base, &cluster, &node, epoch)).await;
+        let cluster = cluster(&client).await?;
+        let (base, node) = (settings.base.clone(), settings.node_name.clone());
+        let place = tokio::task::spawn_blocking(move || Place::open(&base, &cluster, &node)).await;
         let place = match place {
             Ok(place) => place?,
             Err(error) => std::panic::resume_unwind(error.into_panic()),
         };
         let launcher = Launcher::new(settings.shim.clone(), default_socket_dir())?;
         tracing::info!(root = %place.root.path().display(), epoch = place.epoch, "the root is ours");
-        Ok(Self { client, place, launcher, lease })
+        Ok(Self { client, place, launcher })
     }
 
-    async fn run(self, settings: AgentSettings, shutdown: Shutdown) -> Outcome {
-        let Self { client, place, launcher, lease } = self;
+    async fn run(self, settings: AgentSettings, shutdown: Shutdown) -> Result<Outcome, AgentError> {
+        let Self { client, place, launcher } = self;
         let stop_events = CancellationToken::new();
         let (recorder, send_events) =
             events::recorder(client.clone(), settings.node_name.clone(), stop_events.clone());
@@ -204,29 +196,23 @@ impl Agent {
         };
         let (order, orders) = watch::channel(Order::Run);
         let (pods, manager) = manage(context, client.clone(), orders);
-        let holder = Holder {
-            node: settings.node_name.clone(),
-            epoch: place.epoch,
-            run: uuid::Uuid::new_v4().to_string(),
-            root: place.id.clone(),
-        };
-        let identity = NodeIdentity {
+        let spec = NodeSpec {
             name: settings.node_name,
-            hostname: settings.hostname,
             address: settings.address,
+            hostname: settings.hostname,
             kubelet_port: settings.kubelet_port,
             labels: settings.labels,
             taint: settings.taint,
-            machine: keeper::machine(),
         };
-        let root = place.root.path().to_owned();
-        let keeper = Keeper::new(client.clone(), identity, holder, root, lease);
+        let data = place.root.path().to_owned();
+        let stop_keeper = CancellationToken::new();
+        let keeper =
+            node::keep(client.clone(), spec, data, settings.on_ready, stop_keeper.clone());
 
         // Each of these ends when it is told to, and all when this function returns.
         let mut manager = spawn(manager);
         let events_task = spawn(send_events);
-        let stop_keeper = CancellationToken::new();
-        let mut keeper = spawn(keeper.run(settings.on_ready, stop_keeper.clone()));
+        let mut keeper = spawn(keeper);
         let stop_service = CancellationToken::new();
         let service = settings.service.map(|service| {
             let context = ServiceContext { pods, client, stop: stop_service.clone() };
@@ -236,23 +222,22 @@ impl Agent {
         let ending = tokio::select! {
             () = shutdown.abort.cancelled() => Ending::Abort,
             () = shutdown.drain.cancelled() => Ending::Drain,
-            () = superseded.cancelled() => Ending::Lost { same_root: true },
-            other = keeper.join_next() => match finished(other) {
-                Some(Other { epoch, same_root }) => {
-                    tracing::warn!(epoch, same_root, "a newer agent has taken this node's name");
-                    Ending::Lost { same_root }
-                }
-                None => Ending::Abort,
+            () = superseded.cancelled() => Ending::Lost,
+            kept = keeper.join_next() => match joined(kept) {
+                Some(Ok(node::End::Replaced)) => Ending::Lost,
+                Some(Err(error)) => Ending::Failed(error),
+                Some(Ok(node::End::Stopped)) | None => Ending::Abort,
             },
             ended = manager.join_next() => {
-                finished(ended);
+                joined(ended);
                 Ending::Abort
             }
         };
         let end_containers = match ending {
             Ending::Drain => true,
-            Ending::Abort => false,
-            Ending::Lost { same_root } => !same_root,
+            Ending::Abort | Ending::Failed(_) => false,
+            // On our root the newer agent has adopted them; elsewhere they are ours to end.
+            Ending::Lost => !place.superseded(),
         };
         if end_containers {
             order.send_replace(Order::Drain(DRAIN));
@@ -277,9 +262,10 @@ impl Agent {
         }
         drop(place);
         match ending {
-            Ending::Drain => Outcome::Drained,
-            Ending::Abort => Outcome::Aborted,
-            Ending::Lost { .. } => Outcome::SteppedDown,
+            Ending::Drain => Ok(Outcome::Drained),
+            Ending::Abort => Ok(Outcome::Aborted),
+            Ending::Lost => Ok(Outcome::SteppedDown),
+            Ending::Failed(error) => Err(error.into()),
         }
     }
 }
@@ -287,7 +273,8 @@ impl Agent {
 enum Ending {
     Drain,
     Abort,
-    Lost { same_root: bool },
+    Lost,
+    Failed(NodeError),
 }
 
 /// One task that is aborted when its owner goes.
@@ -306,15 +293,12 @@ fn silent(mut service: JoinSet<Result<(), String>>) -> JoinSet<()> {
     })
 }
 
-/// What a task returned; its panic is ours.
-fn finished<T>(ended: Option<Result<T, tokio::task::JoinError>>) -> T
-where
-    T: Default,
-{
-    match ended {
-        Some(Ok(value)) => value,
-        Some(Err(error)) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-        _ => T::default(),
+/// What a task returned, if it came to its end; its panic is ours.
+fn joined<T>(ended: Option<Result<T, tokio::task::JoinError>>) -> Option<T> {
+    match ended? {
+        Ok(value) => Some(value),
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        Err(_) => None,
     }
 }
 

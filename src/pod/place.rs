@@ -21,7 +21,6 @@ use crate::container::{
 
 const EPOCH: &str = "epoch";
 const LOCK: &str = "lock";
-const ID: &str = "id";
 
 /// Why the root cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -68,14 +67,12 @@ pub struct Place {
     pub root: Root,
     /// Greater than that of any earlier run.
     pub epoch: u64,
-    /// Made once per root: tells whether two agents work on the same one.
-    pub id: String,
     _lock: Flock<File>,
 }
 
 impl Place {
-    /// Opens and locks `<base>/<cluster>/<node>`. `at_least` is an epoch known from elsewhere.
-    pub fn open(base: &Path, cluster: &str, node: &str, at_least: u64) -> Result<Self, OpenError> {
+    /// Opens and locks `<base>/<cluster>/<node>`.
+    pub fn open(base: &Path, cluster: &str, node: &str) -> Result<Self, OpenError> {
         let above = base.join(cluster);
         let mut builder = std::fs::DirBuilder::new();
         builder.mode(0o700).recursive(true);
@@ -86,27 +83,26 @@ impl Place {
         })?;
         let root = Root::create(&above.join(node))?;
         let lock = lock(&root.path().join(LOCK))?;
-        let path = root.path().join(EPOCH);
         let dir = open(&root)?;
-        let earlier = match dir.read(EPOCH)? {
-            None => 0,
-            Some(bytes) => {
-                let text = String::from_utf8_lossy(&bytes).trim().to_owned();
-                text.parse().map_err(|_| OpenError::Epoch { path, found: text })?
-            }
-        };
-        let epoch = earlier.max(at_least).saturating_add(1);
+        let epoch = read_epoch(&root, &dir)?.saturating_add(1);
         dir.write_atomic(EPOCH, format!("{epoch}\n").as_bytes(), Durability::Power)?;
-        let id = match dir.read(ID)? {
-            Some(id) => String::from_utf8_lossy(&id).trim().to_owned(),
-            None => {
-                let id = uuid::Uuid::new_v4().to_string();
-                dir.write_atomic(ID, id.as_bytes(), Durability::Power)?;
-                id
-            }
-        };
-        Ok(Self { root, epoch, id, _lock: lock })
+        Ok(Self { root, epoch, _lock: lock })
     }
+}
+
+impl Place {
+    /// Whether a newer agent works here all the same: some file systems lock nothing.
+    pub fn superseded(&self) -> bool {
+        let epoch = open(&self.root).and_then(|dir| read_epoch(&self.root, &dir));
+        epoch.is_ok_and(|epoch| epoch > self.epoch)
+    }
+}
+
+fn read_epoch(root: &Root, dir: &Dir) -> Result<u64, OpenError> {
+    let Some(bytes) = dir.read(EPOCH)? else { return Ok(0) };
+    let found = String::from_utf8_lossy(&bytes).trim().to_owned();
+    let path = root.path().join(EPOCH);
+    found.parse().map_err(|_| OpenError::Epoch { path, found })
 }
 
 fn open(root: &Root) -> Result<Dir, OpenError> {
@@ -158,31 +154,34 @@ mod tests {
     #[test]
     fn one_agent_at_a_time_and_epochs_grow() {
         let base = tempfile::tempdir().unwrap();
-        let first = Place::open(base.path(), "cluster", "node", 0).unwrap();
+        let first = Place::open(base.path(), "cluster", "node").unwrap();
         assert_eq!(first.epoch, 1);
-        let Err(OpenError::Held { holder, .. }) = Place::open(base.path(), "cluster", "node", 0) else {
+        let Err(OpenError::Held { holder, .. }) = Place::open(base.path(), "cluster", "node") else {
             panic!("locked twice");
         };
         assert!(holder.unwrap().contains(&format!("pid {}", std::process::id())));
-        let other = Place::open(base.path(), "cluster", "other", 0).unwrap();
+        let other = Place::open(base.path(), "cluster", "other").unwrap();
         assert_eq!(other.epoch, 1);
         drop(first);
-        assert_eq!(Place::open(base.path(), "cluster", "node", 0).unwrap().epoch, 2);
-        assert_eq!(Place::open(base.path(), "cluster", "node", 40).unwrap().epoch, 41);
+        assert_eq!(Place::open(base.path(), "cluster", "node").unwrap().epoch, 2);
+        let second = Place::open(base.path(), "cluster", "node").unwrap();
+        assert!(!second.superseded());
+        std::fs::write(second.root.path().join(EPOCH), "40").unwrap();
+        assert!(second.superseded());
     }
 
     #[test]
     fn a_broken_epoch_is_reported_with_the_mend() {
         let base = tempfile::tempdir().unwrap();
-        drop(Place::open(base.path(), "c", "n", 0).unwrap());
+        drop(Place::open(base.path(), "c", "n").unwrap());
         std::fs::write(base.path().join("c/n/epoch"), "what").unwrap();
-        let error = Place::open(base.path(), "c", "n", 0).unwrap_err().to_string();
+        let error = Place::open(base.path(), "c", "n").unwrap_err().to_string();
         assert!(error.contains("\"what\"") && error.contains("remove the file"), "{error}");
     }
 
     #[test]
     fn an_unwritable_base_is_named() {
-        let error = Place::open(Path::new("/proc/no"), "c", "n", 0).unwrap_err().to_string();
+        let error = Place::open(Path::new("/proc/no"), "c", "n").unwrap_err().to_string();
         assert!(error.contains("/proc/no"), "{error}");
     }
 }

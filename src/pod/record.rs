@@ -20,25 +20,25 @@ const VERSION: u32 = 1;
 
 /// Enough to end a pod whose object is gone.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Record {
+pub(super) struct Record {
     /// Format.
-    pub version: u32,
+    pub(super) version: u32,
     /// Its namespace.
-    pub namespace: String,
+    pub(super) namespace: String,
     /// Its name.
-    pub name: String,
+    pub(super) name: String,
     /// `terminationGracePeriodSeconds`.
-    pub grace_seconds: u64,
+    pub(super) grace_seconds: u64,
 }
 
 impl Record {
     /// A record in the current format.
-    pub fn new(namespace: String, name: String, grace_seconds: u64) -> Self {
+    pub(super) fn new(namespace: String, name: String, grace_seconds: u64) -> Self {
         Self { version: VERSION, namespace, name, grace_seconds }
     }
 
     /// Writes it, unless it stands there already.
-    pub fn write(&self, root: &Root, uid: &str) -> Result<(), DirError> {
+    pub(super) fn write(&self, root: &Root, uid: &str) -> Result<(), DirError> {
         let dir = root.create_pod(uid)?;
         let Some(dir) = Dir::open_trusted(&dir)? else { return Ok(()) };
         let bytes = serde_json::to_vec(self).unwrap_or_default();
@@ -49,7 +49,7 @@ impl Record {
     }
 
     /// Reads it; none where there is none or a newer program wrote it.
-    pub fn read(root: &Root, uid: &str) -> Option<Self> {
+    pub(super) fn read(root: &Root, uid: &str) -> Option<Self> {
         let dir = Dir::open_trusted(root.path()).ok()??.descend(&["pods", uid]).ok()??;
         let record: Self = serde_json::from_slice(&dir.read(FILE).ok()??).ok()?;
         (record.version == VERSION).then_some(record)
@@ -59,7 +59,7 @@ impl Record {
 /// The documented way to a pod's files, `<home>/<pod name>`. Nothing is ever run or
 /// removed through it.
 #[derive(Clone, Debug)]
-pub struct HomeLink {
+pub(super) struct HomeLink {
     link: PathBuf,
     target: PathBuf,
     pods: PathBuf,
@@ -67,14 +67,14 @@ pub struct HomeLink {
 
 impl HomeLink {
     /// The link of a pod.
-    pub fn new(home: &Path, root: &Root, name: &str, uid: &str) -> Self {
+    pub(super) fn new(home: &Path, root: &Root, name: &str, uid: &str) -> Self {
         let pods = root.path().join("pods");
         Self { link: home.join(name), target: pods.join(uid), pods }
     }
 
     /// Makes the link where nothing stands, or where a link stands that led to a pod of
     /// this root which is gone. Returns whether it is there now.
-    pub fn make(&self) -> io::Result<bool> {
+    pub(super) fn make(&self) -> io::Result<bool> {
         match symlink(&self.target, &self.link) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             made => return made.map(|()| true),
@@ -91,7 +91,7 @@ impl HomeLink {
     }
 
     /// Removes the link if it is ours.
-    pub fn remove(&self) -> io::Result<()> {
+    pub(super) fn remove(&self) -> io::Result<()> {
         if fs::read_link(&self.link).is_ok_and(|found| found == self.target) {
             fs::remove_file(&self.link)?;
         }

@@ -6,8 +6,10 @@ use std::{
     time::Duration,
 };
 
-use futures::future::{try_join_all};
+use futures::future::try_join_all;
 use k8s_openapi::api::core::v1::{Pod, Volume};
+
+use tokio_util::sync::CancellationToken;
 
 use super::{Context, Done, Worker};
 use crate::{
@@ -34,14 +36,10 @@ impl Worker {
         let first = self.told.insert("home".to_owned());
         let names = self.state.plan().containers.iter().map(|it| it.name.to_string()).collect();
         self.tasks.spawn(async move {
-            let prepared = async {
-                let made = make_directories(&context, &uid, record, link.filter(|_| first), names);
-                made.await?;
-                fill(&context, &pod, &uid).await
-            };
-            let prepared = tokio::select! {
-                prepared = prepared => prepared,
-                () = stop.cancelled() => Err("the pod ends".to_owned()),
+            let made = make_directories(&context, &uid, record, link.filter(|_| first), names);
+            let prepared = match made.await {
+                Ok(()) => fill(&context, &pod, &uid, &stop).await,
+                Err(message) => Err(message),
             };
             match prepared {
                 Ok(renew) => Done::Volumes { renew },
@@ -52,8 +50,9 @@ impl Worker {
 
     pub(super) fn renew_volumes(&mut self) {
         let (context, pod, uid) = (self.context.clone(), self.pod.clone(), self.uid.clone());
+        let stop = self.no_starts.clone();
         self.tasks.spawn(async move {
-            let renew = fill(&context, &pod, &uid).await.unwrap_or_else(|problem| {
+            let renew = fill(&context, &pod, &uid, &stop).await.unwrap_or_else(|problem| {
                 tracing::warn!(problem, uid, "tokens were not renewed");
                 Some(RENEWAL_RETRY)
             });
@@ -113,14 +112,26 @@ async fn make_directories(
 
 /// Looks up what the volumes refer to and brings them to the disk; tells when the
 /// tokens in them want to be renewed.
-async fn fill(context: &Arc<Context>, pod: &Arc<Pod>, uid: &str) -> Result<Option<Duration>, String> {
+async fn fill(
+    context: &Arc<Context>,
+    pod: &Arc<Pod>,
+    uid: &str,
+    stop: &CancellationToken,
+) -> Result<Option<Duration>, String> {
     let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
     let volumes: Vec<&Volume> = volumes.collect();
     let needed: BTreeSet<_> = volumes.iter().flat_map(|volume| volumes::needs(volume)).collect();
     let wanted: BTreeSet<_> = volumes.iter().flat_map(|volume| volumes::tokens(volume)).collect();
-    let (objects, (tokens, renew)) =
+    let answers = async {
         tokio::try_join!(look_up(context, pod, needed), issue(context, pod, uid, wanted))
-            .map_err(|problem| format!("MountVolume.SetUp failed: {problem}"))?;
+    };
+    // Only questions are given up when the pod ends, never a write that is under way.
+    let answers = tokio::select! {
+        answers = answers => answers,
+        () = stop.cancelled() => return Err("the pod ends".to_owned()),
+    };
+    let (objects, (tokens, renew)) =
+        answers.map_err(|problem| format!("MountVolume.SetUp failed: {problem}"))?;
     let mut payloads = Vec::with_capacity(volumes.len());
     for volume in volumes {
         let payload = volumes::payload(pod, &context.host, volume, &objects, &tokens);

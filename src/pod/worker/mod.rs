@@ -218,8 +218,16 @@ impl Worker {
             }
         }
         if self.state.finished() {
-            self.tasks.shutdown().await;
+            self.finish_tasks().await;
             self.clean_up().await;
+        }
+    }
+
+    /// Lets writes to the disk come to their end before the files go.
+    async fn finish_tasks(&mut self) {
+        let all = async { while self.tasks.join_next().await.is_some() {} };
+        if tokio::time::timeout(Duration::from_secs(5), all).await.is_err() {
+            self.tasks.shutdown().await;
         }
     }
 

@@ -71,6 +71,15 @@ impl Root {
         Ok(root)
     }
 
+    /// A root that is there; for those who must not bring back what was removed.
+    pub(super) fn existing(path: &Path) -> Result<Self, DirError> {
+        let root = Self {
+            path: path.to_owned(),
+        };
+        check_private(&root.open()?)?;
+        Ok(root)
+    }
+
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path

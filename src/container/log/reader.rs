@@ -1,6 +1,13 @@
 //! The agent's end of a log: all segments in order, and on as they grow.
 
-use std::{collections::VecDeque, fs::File, io, os::unix::fs::FileExt, sync::Arc, time::Duration};
+use std::{
+    collections::VecDeque,
+    fs::File,
+    io,
+    os::unix::fs::{FileExt, MetadataExt},
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -145,7 +152,7 @@ fn look(dir: &Dir, at: Option<(u64, Arc<File>, u64)>) -> io::Result<Look> {
         if let Some(piece) = read_piece(&file, offset)? {
             return Ok(Look::Piece(piece));
         }
-        if let Some(next) = first_from(dir, number + 1)? {
+        if let Some(next) = successor(dir, number, &file)? {
             // What was written between the read and the rotation comes first.
             return Ok(match read_piece(&file, offset)? {
                 Some(piece) => Look::Piece(piece),
@@ -182,25 +189,36 @@ fn segments(dir: &Dir) -> io::Result<Vec<u64>> {
     Ok(numbers)
 }
 
+/// Opens the segment after one that was read to its end.
+fn successor(dir: &Dir, number: u64, file: &File) -> io::Result<Option<Segment>> {
+    if let Some(next) = open_segment(dir, number + 1)? {
+        return Ok(Some(next));
+    }
+    // Only a reader that rotation has overtaken has to look for where the log goes on.
+    if file.metadata()?.nlink() == 0 {
+        first_from(dir, number + 1)
+    } else {
+        Ok(None)
+    }
+}
+
+fn open_segment(dir: &Dir, number: u64) -> io::Result<Option<Segment>> {
+    let file = dir.open_file(&segment_name(number)).map_err(io_error)?;
+    Ok(file.map(|file| Segment {
+        number,
+        file: Arc::new(file),
+        offset: 0,
+    }))
+}
+
 /// Opens the oldest segment from a number on; one that is removed meanwhile is skipped.
 fn first_from(dir: &Dir, from: u64) -> io::Result<Option<Segment>> {
-    // In the common case the very next one, or none, without listing the directory.
-    for number in std::iter::once(from).chain(segments_after(dir, from)?) {
-        if let Some(file) = dir.open_file(&segment_name(number)).map_err(io_error)? {
-            return Ok(Some(Segment {
-                number,
-                file: Arc::new(file),
-                offset: 0,
-            }));
+    for number in segments(dir)?.into_iter().filter(|&number| number >= from) {
+        if let Some(segment) = open_segment(dir, number)? {
+            return Ok(Some(segment));
         }
     }
     Ok(None)
-}
-
-fn segments_after(dir: &Dir, from: u64) -> io::Result<impl Iterator<Item = u64>> {
-    Ok(segments(dir)?
-        .into_iter()
-        .filter(move |&number| number > from))
 }
 
 /// Finds where the last lines begin.
@@ -209,10 +227,9 @@ fn tail(dir: &Dir, lines: u64, stream: Option<Stream>) -> io::Result<Option<Segm
     let mut newest = true;
     let mut oldest = None;
     for number in segments(dir)?.into_iter().rev() {
-        let Some(file) = dir.open_file(&segment_name(number)).map_err(io_error)? else {
+        let Some(Segment { file, .. }) = open_segment(dir, number)? else {
             continue;
         };
-        let file = Arc::new(file);
         let scan = scan(&file, wanted, stream)?;
         // A last line without newline is a line.
         let partial = u64::from(newest && scan.partial);

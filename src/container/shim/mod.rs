@@ -225,7 +225,7 @@ fn prepare(
     let system = |error: &dyn std::error::Error| Refusal::new(RefusalCode::System, chain(error));
     let here = Here::current().map_err(|error| system(&error))?;
     let own = here.own_process().map_err(|error| system(&error))?;
-    let container = Root::create(&arguments.root)
+    let container = Root::existing(&arguments.root)
         .and_then(|root| root.container(&arguments.uid, &arguments.name))
         .map_err(|error| system(&error))?;
     let superseded = |what: &str| Refusal::new(RefusalCode::Superseded, what.to_owned());

@@ -33,6 +33,8 @@ use crate::container::{
     status::{Exit, Status},
 };
 
+/// Time from the start to the moment when the claim goes to the medium.
+const SYNC_DELAY: Duration = Duration::from_secs(1);
 /// Pause before a status that found no room is written again.
 const RETRY: Duration = Duration::from_secs(5);
 
@@ -58,12 +60,7 @@ pub(super) fn supervise(
                 Durability::Processes,
             );
             control.answer_start(&status);
-            // The claim has to outlive a power failure, since nothing may start twice; waiting for the disk before
-            // the start would cost each container more than all other steps together.
-            let _ = claim
-                .sync_all()
-                .and_then(|()| context.records.sync().map_err(std::io::Error::other));
-            Supervisor::new(context, control, started, status).run();
+            Supervisor::new(context, control, claim, started, status).run();
         }
         Err(Failure { reason, message }) => {
             let status = Status::StartFailed {
@@ -94,6 +91,12 @@ struct Supervisor<'a> {
     main: Pid,
     /// How and when the main process ended.
     ended: Option<(Exit, Timestamp)>,
+    /// When the claim goes to the medium, until it has.
+    ///
+    /// It has to outlive a power failure, since nothing may start twice. Waiting for the disk before the start would
+    /// cost each container more than all other steps together, and a moment later others have mostly flushed the
+    /// journal already; a container that has ended by then has its status on the medium instead.
+    unsynced: Option<(Instant, &'a File)>,
     /// When the grace is over; set by the first `terminate`.
     deadline: Option<Instant>,
     /// Whether the tree is being killed.
@@ -110,7 +113,13 @@ struct Supervisor<'a> {
 }
 
 impl<'a> Supervisor<'a> {
-    fn new(context: &'a Context, control: Control, started: Started, status: Status) -> Self {
+    fn new(
+        context: &'a Context,
+        control: Control,
+        claim: &'a File,
+        started: Started,
+        status: Status,
+    ) -> Self {
         Self {
             context,
             control,
@@ -118,6 +127,7 @@ impl<'a> Supervisor<'a> {
             started_at: started.started_at,
             main: Pid::from_raw(started.main.pid),
             ended: None,
+            unsynced: Some((Instant::now() + SYNC_DELAY, claim)),
             deadline: None,
             killing: false,
             childless: false,
@@ -142,14 +152,18 @@ impl<'a> Supervisor<'a> {
     /// Waits until something can be done; one flag for each of [`Supervisor::wait`]'s descriptors.
     fn wait(&self) -> Vec<bool> {
         let signals: &SignalFd = &self.context.signals;
-        let timeout = match self.deadline {
-            Some(deadline) if !self.killing => {
-                // Rounded up, so that the deadline has passed afterwards.
-                let left =
-                    deadline.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
+        let grace = self.deadline.filter(|_| !self.killing);
+        let timeout = match grace
+            .into_iter()
+            .chain(self.unsynced.map(|(at, _)| at))
+            .min()
+        {
+            Some(at) => {
+                // Rounded up, so that the moment has passed afterwards.
+                let left = at.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
                 PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
             }
-            _ => PollTimeout::NONE,
+            None => PollTimeout::NONE,
         };
         let outputs = [&self.stdout, &self.stderr];
         let mut fds = vec![PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
@@ -199,6 +213,10 @@ impl<'a> Supervisor<'a> {
                 .is_some_and(|deadline| deadline <= Instant::now())
         {
             self.kill_tree();
+        }
+        if let Some((_, claim)) = self.unsynced.take_if(|(at, _)| *at <= Instant::now()) {
+            // A disk that fails now is told by the next thing that is written.
+            let _ = claim.sync_all().map(|()| self.context.records.sync());
         }
     }
 

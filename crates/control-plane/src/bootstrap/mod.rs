@@ -176,6 +176,15 @@ fn current(facts: &Facts) -> [(&'static str, &'static str, Value); 3] {
         IpAddr::V6(_) => "IPv6",
     };
     let ports = json!([{"name": "https", "port": facts.port, "protocol": "TCP"}]);
+    // A loopback address is no endpoint: it means another machine to every reader.
+    let (endpoints, subsets) = if facts.address.is_loopback() {
+        (json!([]), json!([]))
+    } else {
+        (
+            json!([{"addresses": [facts.address], "conditions": {"ready": true}}]),
+            json!([{"addresses": [{"ip": facts.address}], "ports": ports}]),
+        )
+    };
     let slice = json!({
         "apiVersion": "discovery.k8s.io/v1",
         "kind": "EndpointSlice",
@@ -185,7 +194,7 @@ fn current(facts: &Facts) -> [(&'static str, &'static str, Value); 3] {
             "labels": {"kubernetes.io/service-name": "kubernetes"},
         },
         "addressType": family,
-        "endpoints": [{"addresses": [facts.address], "conditions": {"ready": true}}],
+        "endpoints": endpoints,
         "ports": ports,
     });
     let endpoints = json!({
@@ -196,7 +205,7 @@ fn current(facts: &Facts) -> [(&'static str, &'static str, Value); 3] {
             "namespace": "default",
             "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"},
         },
-        "subsets": [{"addresses": [{"ip": facts.address}], "ports": ports}],
+        "subsets": subsets,
     });
     let authentication = json!({
         "apiVersion": "v1",
@@ -279,7 +288,7 @@ mod tests {
 
     fn facts(port: u16) -> Facts {
         Facts {
-            address: [127, 0, 0, 1].into(),
+            address: [10, 0, 0, 1].into(),
             port,
             ca_pem: "PEM".to_owned(),
         }

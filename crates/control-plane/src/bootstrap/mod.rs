@@ -304,8 +304,8 @@ mod tests {
         ensure(&registry, &facts(6444)).await.unwrap();
         assert_eq!(
             registry.store().revision(),
-            first + 3,
-            "slice, endpoints and service"
+            first + 2,
+            "slice and service"
         );
         let get = |group: &str, plural: &str, namespace: &str, name: &str| {
             registry

@@ -64,12 +64,7 @@ pub async fn run(registry: Registry) {
     let mut nodes_feed = Feed::new(&store, "nodes/");
     let mut leases = Feed::new(&store, "leases.coordination.k8s.io/kube-node-lease/");
     let mut pods = Feed::new(&store, "pods/");
-    let mut nodes = Nodes {
-        registry,
-        context: Context::system("system:node-controller"),
-        queue: Queue::default(),
-        signs: HashMap::new(),
-    };
+    let mut nodes = Nodes::new(registry);
     loop {
         // All arms are cancel-safe: feeds and the queue lose nothing when another is taken.
         // Leases go first: a sign of life that is queued must count before silence does.
@@ -78,17 +73,17 @@ pub async fn run(registry: Registry) {
             news = leases.next() => {
                 let Some(news) = news else { return };
                 for lease in news.present() {
-                    nodes.see_lease(lease);
+                    nodes.see_lease(lease, Instant::now());
                 }
             }
             news = nodes_feed.next() => {
                 let Some(news) = news else { return };
-                nodes.see_nodes(&news);
+                nodes.see_nodes(&news, Instant::now());
             }
             news = pods.next() => {
                 let Some(news) = news else { return };
                 for pod in news.present() {
-                    nodes.see_pod(pod);
+                    nodes.see_pod(pod, Instant::now());
                 }
             }
             work = nodes.queue.next() => {
@@ -106,22 +101,30 @@ pub async fn run(registry: Registry) {
 }
 
 impl Nodes {
-    fn see_lease(&mut self, lease: &Object) {
+    fn new(registry: Registry) -> Self {
+        Self {
+            registry,
+            context: Context::system("system:node-controller"),
+            queue: Queue::default(),
+            signs: HashMap::new(),
+        }
+    }
+
+    fn see_lease(&mut self, lease: &Object, now: Instant) {
         let renewed = text(&lease.value(), "/spec/renewTime").to_owned();
         let sign = self.signs.entry(lease.name().to_owned()).or_default();
         if sign.lease != renewed {
             sign.lease = renewed;
-            self.alive(lease.name());
+            self.alive(lease.name(), now);
         }
     }
 
     /// The time of silence starts again.
-    fn alive(&mut self, node: &str) {
-        self.queue
-            .set(Work::Silent(node.to_owned()), Instant::now() + GRACE);
+    fn alive(&mut self, node: &str, now: Instant) {
+        self.queue.set(Work::Silent(node.to_owned()), now + GRACE);
     }
 
-    fn see_nodes(&mut self, news: &News) {
+    fn see_nodes(&mut self, news: &News, now: Instant) {
         for object in news.present() {
             let node = object.value();
             let name = object.name();
@@ -139,10 +142,10 @@ impl Nodes {
                 changed
             });
             if is_new || spoke {
-                self.alive(name);
+                self.alive(name, now);
             }
             if health::taints(&node, Timestamp::UNIX_EPOCH).is_some() {
-                self.queue.add(Work::Taints(name.to_owned()));
+                self.queue.add_at(Work::Taints(name.to_owned()), now);
             }
             let drives_away = node["spec"]["taints"]
                 .as_array()
@@ -151,7 +154,7 @@ impl Nodes {
                 .any(|taint| taint["effect"] == "NoExecute");
             if drives_away {
                 for pod in self.pods_on(name) {
-                    self.queue.add(Work::Evict(pod.key.clone()));
+                    self.queue.add_at(Work::Evict(pod.key.clone()), now);
                 }
             }
         }
@@ -159,22 +162,22 @@ impl Nodes {
             let name = event.object.name();
             self.signs.remove(name);
             self.queue.remove(&Work::Silent(name.to_owned()));
-            let due = Instant::now() + QUARANTINE;
+            let due = now + QUARANTINE;
             for pod in self.pods_on(name) {
                 self.queue.add_at(Work::Orphan(pod.key.clone()), due);
             }
         }
     }
 
-    fn see_pod(&mut self, pod: &Object) {
+    fn see_pod(&mut self, pod: &Object, now: Instant) {
         let Some(node) = node_of(pod) else { return };
         match self.registry.store().get(&format!("nodes//{node}")) {
             None => {
-                let due = Instant::now() + QUARANTINE;
+                let due = now + QUARANTINE;
                 self.queue.add_at(Work::Orphan(pod.key.clone()), due);
             }
             Some(node) if super::meta::mentions(&node, "\"NoExecute\"") => {
-                self.queue.add(Work::Evict(pod.key.clone()));
+                self.queue.add_at(Work::Evict(pod.key.clone()), now);
             }
             Some(_) => {}
         }

@@ -4,15 +4,23 @@ use super::*;
 struct World {
     _dir: tempfile::TempDir,
     registry: Registry,
-    task: tokio::task::JoinHandle<()>,
+    task: Option<tokio::task::JoinHandle<()>>,
 }
 
 impl World {
+    /// With the controller.
     async fn start() -> Self {
+        let mut world = Self::idle().await;
+        world.task = Some(tokio::spawn(run(world.registry.clone())));
+        world
+    }
+
+    /// Without the controller.
+    async fn idle() -> Self {
         let (dir, registry) = registry();
         let world = Self {
             _dir: dir,
-            task: tokio::spawn(run(registry.clone())),
+            task: None,
             registry,
         };
         for namespace in ["default", "kube-node-lease"] {
@@ -133,9 +141,33 @@ impl World {
         eventually(&self.registry, || (self.taints() == expected).then_some(())).await;
     }
 
+    fn stored(&self, resource: &str, namespace: &str, name: &str) -> Arc<Object> {
+        self.registry
+            .store()
+            .get(&format!("{resource}/{namespace}/{name}"))
+            .expect("it is there")
+    }
+
+    async fn ready_pod(&self, name: &str) {
+        self.registry
+            .modify(
+                &Context::system("test"),
+                stored("", "pods"),
+                "default",
+                name,
+                "status",
+                |pod| {
+                    pod["status"]["conditions"] = json!([{"type": "Ready", "status": "True"}]);
+                    Ok(())
+                },
+            )
+            .await
+            .unwrap();
+    }
+
     async fn end(self) {
         self.registry.store().close().await;
-        self.task.await.unwrap();
+        self.task.expect("it was started").await.unwrap();
     }
 }
 
@@ -202,56 +234,86 @@ async fn a_pod_that_tolerates_nothing_leaves_a_node_that_is_not_ready_and_others
     world.end().await;
 }
 
-/// The clock is stopped: it jumps whenever all tasks wait, so that minutes take no time.
-#[tokio::test(start_paused = true)]
+const SECOND: Duration = Duration::from_secs(1);
+
+#[tokio::test]
 async fn a_node_is_unknown_fifty_seconds_after_its_last_renewal() {
-    let world = World::start().await;
+    let world = World::idle().await;
     world.create_node("True").await;
     world.create_pod("p", json!([])).await;
+    world.ready_pod("p").await;
+    let mut nodes = Nodes::new(world.registry.clone());
+    let start = Instant::now();
+    nodes.see_nodes(&News::All(vec![world.stored("nodes", "", "n1")]), start);
+    while nodes.queue.take(start).is_some() {}
+    let mut last = start;
     for count in 1..10 {
+        last = start + 20 * SECOND * count;
         world.renew(count).await;
-        tokio::time::sleep(Duration::from_secs(20)).await;
-        assert_eq!(
-            condition(&world.node().unwrap(), "Ready"),
-            Some("True"),
-            "renewal {count}"
-        );
+        let lease = world.stored("leases.coordination.k8s.io", "kube-node-lease", "n1");
+        nodes.see_lease(&lease, last);
+        // The same lease again is no sign of life.
+        nodes.see_lease(&lease, last + 19 * SECOND);
+        assert_eq!(nodes.queue.take(last + 20 * SECOND), None);
     }
-    let last = Instant::now() - Duration::from_secs(20);
-    tokio::time::sleep(Duration::from_secs(25)).await;
-    assert_eq!(condition(&world.node().unwrap(), "Ready"), Some("True"));
-    tokio::time::sleep(Duration::from_secs(10)).await;
-    eventually(&world.registry, || {
-        (condition(&world.node()?, "Ready") == Some("Unknown")).then_some(())
-    })
-    .await;
-    assert!(last.elapsed() >= GRACE);
-    world.tainted(&UNREACHABLE).await;
-    // It comes back.
-    world.set_ready("True").await;
-    world.tainted(&READY).await;
-    world.end().await;
+    assert_eq!(nodes.queue.take(last + GRACE - SECOND), None);
+    let work = nodes.queue.take(last + GRACE).unwrap();
+    assert_eq!(work, Work::Silent("n1".to_owned()));
+    nodes.settle(&work).await.unwrap();
+    assert_eq!(condition(&world.node().unwrap(), "Ready"), Some("Unknown"));
+    assert_eq!(condition(&world.pod("p").unwrap(), "Ready"), Some("False"));
+    // What it wrote leads to the taints, and is no sign of life either.
+    nodes.see_nodes(
+        &News::All(vec![world.stored("nodes", "", "n1")]),
+        last + GRACE,
+    );
+    let work = nodes.queue.take(last + GRACE).unwrap();
+    nodes.settle(&work).await.unwrap();
+    assert_eq!(world.taints(), UNREACHABLE);
+    assert_eq!(nodes.queue.take(last + 10 * GRACE), None);
 }
 
-#[tokio::test(start_paused = true)]
-async fn pods_of_a_node_that_is_gone_go_after_it() {
-    let world = World::start().await;
+#[tokio::test]
+async fn pods_of_a_node_that_is_gone_go_after_it_unless_it_comes_back() {
+    let world = World::idle().await;
     world.create_node("True").await;
     world.create_pod("p", json!([])).await;
-    world
-        .registry
-        .delete(
-            &Context::system("test"),
-            stored("", "nodes"),
-            "",
-            "n1",
-            &DeleteOptions::default(),
-        )
-        .await
-        .unwrap();
-    tokio::time::sleep(QUARANTINE / 2).await;
-    assert!(world.pod("p").is_some());
-    tokio::time::sleep(QUARANTINE).await;
-    eventually(&world.registry, || world.pod("p").is_none().then_some(())).await;
-    world.end().await;
+    let mut nodes = Nodes::new(world.registry.clone());
+    let start = Instant::now();
+    let pod = world.stored("pods", "default", "p");
+    nodes.see_pod(&pod, start);
+    assert_eq!(
+        nodes.queue.take(start + 10 * QUARANTINE),
+        None,
+        "its node is there"
+    );
+    let node = world.stored("nodes", "", "n1");
+    let delete = || async {
+        world
+            .registry
+            .delete(
+                &Context::system("test"),
+                stored("", "nodes"),
+                "",
+                "n1",
+                &DeleteOptions::default(),
+            )
+            .await
+            .unwrap();
+    };
+    delete().await;
+    let gone = crate::store::Event {
+        kind: crate::store::EventKind::Delete,
+        object: node,
+        previous: None,
+    };
+    nodes.see_nodes(&News::Deleted(Arc::new(gone)), start);
+    assert_eq!(nodes.queue.take(start + QUARANTINE - SECOND), None);
+    let work = nodes.queue.take(start + QUARANTINE).unwrap();
+    world.create_node("True").await;
+    nodes.settle(&work).await.unwrap();
+    assert!(world.pod("p").is_some(), "its node came back");
+    delete().await;
+    nodes.settle(&work).await.unwrap();
+    assert!(world.pod("p").is_none());
 }

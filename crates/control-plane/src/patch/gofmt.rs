@@ -47,7 +47,7 @@ fn write_value(text: &mut String, value: &Value) {
 }
 
 /// The name of the Go type that a JSON value is decoded to, as in "expected a … but received a …".
-pub(super) fn go_type(value: &Value) -> &'static str {
+pub(in crate::patch) fn go_type(value: &Value) -> &'static str {
     match value {
         Value::Null => "%!s(<nil>)",
         Value::Bool(_) => "bool",

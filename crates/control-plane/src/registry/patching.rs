@@ -162,7 +162,7 @@ fn parse(
             if gvk != def.gvk() {
                 return Err(ApiError::bad_request(format!("invalid object type: {gvk}")));
             }
-            report(context, codec::check_strict(&applied, kind))?;
+            // Unknown fields are refused by the apply itself, whatever validation was asked for.
             Parsed::Apply(applied)
         }
     })
@@ -196,6 +196,7 @@ fn normalize(
 ) -> Result<(), ApiError> {
     report(context, codec::check_strict(object, kind))?;
     let before = object.to_string();
+    patch::apply::keep_reset(object);
     codec::coerce(object, kind).map_err(|error| {
         let shown = match parsed {
             Parsed::Strategic(body) => patch::go_value(body),

@@ -1,12 +1,13 @@
 //! An applied configuration must fit the schema before it is merged.
 
-use std::fmt::Write as _;
-
 use serde_json::Value;
 
 use super::fieldset::FieldSet;
 use super::shape::Shape;
+use crate::patch::gofmt::{go_type, go_value};
 use crate::schema::{Kind, Special, TypeId, schema};
+
+const NUMERIC: &str = "numeric (int or float)";
 
 /// What is wrong with the configuration, as the real server words it; empty where nothing is.
 pub(super) fn problems(applied: &Value, kind: Option<TypeId>) -> Vec<String> {
@@ -55,7 +56,7 @@ fn any(value: &Value, kind: Kind, shape: Shape, path: &str, problems: &mut Vec<S
         }
         Kind::Int32 | Kind::Int64 | Kind::Float64 => {
             if !value.is_number() {
-                problems.push(expected("numeric (int or float)", value, path));
+                problems.push(expected(NUMERIC, value, path));
             }
         }
         Kind::Named(id) => match schema().get(id).special() {
@@ -137,15 +138,31 @@ fn quoted(keys: &[&str]) -> String {
     format!("[{}]", keys.join(" "))
 }
 
+/// What was expected, and what was found in the form that Go prints it.
 fn expected(what: &str, value: &Value, path: &str) -> String {
-    let mut text = format!("{path}: expected {what}, got ");
-    // Writing to a String cannot fail.
-    let _ = match value {
-        Value::String(_) => write!(text, "string"),
-        Value::Bool(_) => write!(text, "boolean"),
-        Value::Number(number) if number.is_f64() => write!(text, "float"),
-        Value::Number(_) => write!(text, "int"),
-        other => write!(text, "&{{{}}}", crate::patch::go_value(other)),
+    let found = match what {
+        "string" => format!("&value.valueUnstructured{{Value:{}}}", go_syntax(value)),
+        NUMERIC => go_type(value).to_owned(),
+        _ => format!("&{{{}}}", go_value(value)),
     };
-    text
+    format!("{path}: expected {what}, got {found}")
+}
+
+/// A value as Go source.
+fn go_syntax(value: &Value) -> String {
+    match value {
+        Value::Null => "interface {}(nil)".to_owned(),
+        Value::Array(items) => {
+            let items: Vec<String> = items.iter().map(go_syntax).collect();
+            format!("[]interface {{}}{{{}}}", items.join(", "))
+        }
+        Value::Object(map) => {
+            let members: Vec<String> = map
+                .iter()
+                .map(|(key, value)| format!("{key:?}:{}", go_syntax(value)))
+                .collect();
+            format!("map[string]interface {{}}{{{}}}", members.join(", "))
+        }
+        other => other.to_string(),
+    }
 }

@@ -428,6 +428,16 @@ fn refresh_last_applied(object: &mut Value, applied: &Value) {
     *annotation = format!("{applied}\n").into();
 }
 
+/// Writes `managedFields: []` as `[{}]`, which means the same. Call it before empty lists are
+/// pruned.
+pub fn keep_reset(object: &mut Value) {
+    if let Some(Value::Array(entries)) = object.pointer_mut("/metadata/managedFields")
+        && entries.is_empty()
+    {
+        entries.push(Value::Object(serde_json::Map::new()));
+    }
+}
+
 /// Writes into `object`, which is about to replace `live` (`None`: to be created), who owns which
 /// field after a write that is not an apply: the writer gets all that it set or changed.
 ///
@@ -522,5 +532,7 @@ pub fn keep_times_if_unchanged(live: &Value, object: &mut Value) {
     }
 }
 
+#[cfg(test)]
+mod recorded;
 #[cfg(test)]
 mod tests;

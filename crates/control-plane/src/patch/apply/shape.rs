@@ -126,10 +126,22 @@ fn object_meta() -> Shape {
     id.map_or(Shape::Deduced, Shape::Struct)
 }
 
-/// The default of a key, as `protocol` of a port has one.
+/// The default of a key: what the schema says, as for the `protocol` of a port, else the zero value
+/// of a field that is always written.
 fn default_of(kind: Kind, key: &str) -> Option<Value> {
     let id = schema().struct_of(kind)?;
-    serde_json::from_str(schema().get(id).field(key)?.default?).ok()
+    let field = schema().get(id).field(key)?;
+    if let Some(default) = field.default {
+        return serde_json::from_str(default).ok();
+    }
+    if field.pointer || field.omit != Omit::Never {
+        return None;
+    }
+    match schema().resolve(field.kind) {
+        Kind::String => Some("".into()),
+        Kind::Int32 | Kind::Int64 => Some(0.into()),
+        _ => None,
+    }
 }
 
 /// The object that the Go type's zero value is encoded to: what an object is compared with that

@@ -167,11 +167,23 @@ impl Walk {
     }
 
     fn members(&mut self, object: &mut Map<String, Value>, id: TypeId, depth: usize) -> Read {
-        let fields = self.scope.fields(schema().get(id).layout());
+        let layout = schema().get(id).layout();
+        let (mut served, newer) = layout.fields.split_at(layout.served);
+        let newer = if self.scope == Scope::All { newer } else { &[] };
         let mut failed = Ok(());
         object.retain(|name, value| {
-            let Some(field) = find(fields, name) else {
-                return false;
+            // Members and fields are both sorted by name, so one walk over both will do.
+            while let [first, rest @ ..] = served
+                && first.json < name.as_str()
+            {
+                served = rest;
+            }
+            let field = match served.first() {
+                Some(field) if field.json == name => field,
+                _ => match newer.iter().find(|field| field.json == name) {
+                    Some(field) => field,
+                    None => return false,
+                },
             };
             if value.is_null() || failed.is_err() {
                 return false;
@@ -275,23 +287,13 @@ impl Walk {
     }
 }
 
-fn find<'a>(fields: &'a [Field], name: &str) -> Option<&'a Field> {
-    // Later fields stand behind those of the served version, each part sorted by itself.
-    let served = fields.partition_point(|field| !field.newer);
-    let (served, newer) = fields.split_at(served);
-    [served, newer].into_iter().find_map(|part| {
-        let at = part.binary_search_by(|field| field.json.cmp(name)).ok()?;
-        Some(&part[at])
-    })
-}
-
 /// Go writes this value, which is there, back.
 fn keep(field: &Field, value: &Value) -> bool {
-    if field.pointer || zero::stays_when_zero(field) {
+    if field.pointer || field.kept() {
         return !value.is_null() || field.pointer && is_special(field);
     }
     match field.omit {
-        Omit::Zero if matches!(schema().resolve(field.kind), Kind::Named(_)) => {
+        Omit::Zero if matches!(field.resolved, Kind::Named(_)) => {
             !value.is_null() && !zero_struct(field, value)
         }
         _ => !zero::is_empty(value),
@@ -300,7 +302,7 @@ fn keep(field: &Field, value: &Value) -> bool {
 
 /// A struct or a special type, for which empty is a value.
 fn is_named(field: &Field) -> bool {
-    matches!(schema().resolve(field.kind), Kind::Named(_))
+    matches!(field.resolved, Kind::Named(_))
 }
 
 fn is_special(field: &Field) -> bool {

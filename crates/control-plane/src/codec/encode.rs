@@ -52,7 +52,7 @@ fn message(out: &mut Vec<u8>, object: &Map<String, Value>, type_id: TypeId, scop
 
 fn member(out: &mut Vec<u8>, field: &Field, value: Option<&Value>, scope: Scope) {
     let value = value.unwrap_or(&Value::Null);
-    match schema().resolve(field.kind) {
+    match field.resolved {
         Kind::List(element) if !wrapped(field.kind) => {
             for item in value.as_array().into_iter().flatten() {
                 put(out, field.number, *element, item, scope);

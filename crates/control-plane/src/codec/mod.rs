@@ -278,8 +278,15 @@ fn name(value: &mut Value, gvk: &Gvk) {
         *value = Value::Object(serde_json::Map::new());
     }
     if let Value::Object(object) = value {
-        object.insert("apiVersion".to_owned(), Value::from(gvk.api_version()));
-        object.insert("kind".to_owned(), Value::from(gvk.kind.as_str()));
+        let api_version = gvk.api_version();
+        for (name, text) in [
+            ("apiVersion", api_version.as_str()),
+            ("kind", gvk.kind.as_str()),
+        ] {
+            if object.get(name).and_then(Value::as_str) != Some(text) {
+                object.insert(name.to_owned(), Value::from(text));
+            }
+        }
     }
 }
 

@@ -140,26 +140,28 @@ impl Decoder {
         object: &mut Map<String, Value>,
         depth: usize,
     ) -> Result<(), DecodeError> {
-        match schema().resolve(field.kind) {
+        match field.resolved {
             Kind::List(_) if self.wrapped(field.kind) => {}
             Kind::List(element) => {
-                let list = object
-                    .entry(field.json)
-                    .or_insert_with(|| Value::Array(Vec::new()));
-                let Value::Array(items) = list else {
-                    return Ok(());
+                if !object.contains_key(field.json) {
+                    object.insert(field.json.to_owned(), Value::Array(Vec::new()));
+                }
+                return match object.get_mut(field.json) {
+                    Some(Value::Array(items)) => {
+                        self.items(*element, value, items, field.json, depth)
+                    }
+                    _ => Ok(()),
                 };
-                return self.items(*element, value, items, field.json, depth);
             }
             Kind::Map(element) => {
                 let Wire::Bytes(entry) = value else {
                     return Err(wrong_wire(field.json));
                 };
                 let (key, value) = self.entry(entry, *element, field.json, depth)?;
-                let map = object
-                    .entry(field.json)
-                    .or_insert_with(|| Value::Object(Map::new()));
-                if let Value::Object(members) = map {
+                if !object.contains_key(field.json) {
+                    object.insert(field.json.to_owned(), Value::Object(Map::new()));
+                }
+                if let Some(Value::Object(members)) = object.get_mut(field.json) {
                     members.insert(key, value);
                 }
                 return Ok(());
@@ -167,7 +169,7 @@ impl Decoder {
             _ => {}
         }
         let value = self.value(field.kind, value, field.json, depth)?;
-        let is_struct = matches!(schema().resolve(field.kind), Kind::Named(_));
+        let is_struct = matches!(field.resolved, Kind::Named(_));
         let left_out = !field.pointer
             && match field.omit {
                 Omit::Never => false,

@@ -4,6 +4,7 @@
 use std::fmt::{self, Write as _};
 
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_json::map::Entry;
 use serde_json::{Map, Value};
 
 use super::StrictProblem;
@@ -17,63 +18,87 @@ pub(super) fn read(
     body: &[u8],
     type_id: Option<TypeId>,
 ) -> Result<(Value, Vec<StrictProblem>), serde_json::Error> {
-    let mut log = Log {
-        path: String::new(),
-        problems: Vec::new(),
-    };
-    let mut deserializer = serde_json::Deserializer::from_slice(body);
-    let seed = Seed {
-        log: &mut log,
-        place: type_id.map_or(Place::Free, |id| Place::Typed(Kind::Named(id))),
-    };
-    let value = seed.deserialize(&mut deserializer)?;
-    deserializer.end()?;
+    // Problems are rare, and their paths cost time: the first reading only tells whether there is
+    // any.
+    let mut log = Log::new(false);
+    let value = read_into(body, type_id, &mut log)?;
+    if !log.any {
+        return Ok((value, Vec::new()));
+    }
+    let mut log = Log::new(true);
+    let value = read_into(body, type_id, &mut log)?;
     Ok((value, log.problems))
+}
+
+fn read_into(
+    body: &[u8],
+    type_id: Option<TypeId>,
+    log: &mut Log,
+) -> Result<Value, serde_json::Error> {
+    let mut deserializer = serde_json::Deserializer::from_slice(body);
+    let place = type_id.map_or(Place::Free, |id| Place::Typed(Kind::Named(id)));
+    let value = Seed { log, place }.deserialize(&mut deserializer)?;
+    deserializer.end()?;
+    Ok(value)
 }
 
 /// The unknown fields of a value that is read already, in the order of its keys.
 pub(super) fn unknown(value: &Value, type_id: TypeId) -> Vec<StrictProblem> {
-    let mut log = Log {
-        path: String::new(),
-        problems: Vec::new(),
-    };
+    let mut log = Log::new(true);
     walk(value, Place::Typed(Kind::Named(type_id)), &mut log);
     log.problems
 }
 
 struct Log {
+    /// Paths are followed and problems are kept; else only [`Log::any`] is.
+    detailed: bool,
+    any: bool,
     path: String,
     problems: Vec<StrictProblem>,
 }
 
 impl Log {
-    fn at(&self, name: &str) -> String {
-        if self.path.is_empty() {
-            name.to_owned()
-        } else {
-            format!("{}.{name}", self.path)
+    fn new(detailed: bool) -> Self {
+        Self {
+            detailed,
+            any: false,
+            path: String::new(),
+            problems: Vec::new(),
         }
     }
 
-    fn report(&mut self, problem: StrictProblem) {
-        if self.problems.len() < MOST && !self.problems.contains(&problem) {
+    fn report(&mut self, problem: fn(String) -> StrictProblem, name: &str) {
+        self.any = true;
+        if !self.detailed || self.problems.len() >= MOST {
+            return;
+        }
+        let problem = problem(if self.path.is_empty() {
+            name.to_owned()
+        } else {
+            format!("{}.{name}", self.path)
+        });
+        if !self.problems.contains(&problem) {
             self.problems.push(problem);
         }
     }
 
     fn enter(&mut self, name: &str) -> usize {
         let length = self.path.len();
-        if !self.path.is_empty() {
-            self.path.push('.');
+        if self.detailed {
+            if !self.path.is_empty() {
+                self.path.push('.');
+            }
+            self.path.push_str(name);
         }
-        self.path.push_str(name);
         length
     }
 
     fn enter_item(&mut self, at: usize) -> usize {
         let length = self.path.len();
-        // Writing to a string cannot fail.
-        let _ = write!(self.path, "[{at}]");
+        if self.detailed {
+            // Writing to a string cannot fail.
+            let _ = write!(self.path, "[{at}]");
+        }
         length
     }
 
@@ -142,7 +167,7 @@ fn walk(value: &Value, place: Place, log: &mut Log) {
         Value::Object(members) => {
             for (name, member) in members {
                 match place.member(name) {
-                    None => log.report(StrictProblem::Unknown(log.at(name))),
+                    None => log.report(StrictProblem::Unknown, name),
                     Some(place) => {
                         let length = log.enter(name);
                         walk(member, place, log);
@@ -229,25 +254,29 @@ impl<'de> Visitor<'de> for Seed<'_> {
         let mut members = Map::new();
         while let Some(name) = access.next_key::<String>()? {
             let place = self.place.member(&name);
-            match place {
-                None => {
-                    let path = self.log.at(&name);
-                    self.log.report(StrictProblem::Unknown(path));
+            let entry = members.entry(name);
+            let name = entry.key();
+            match (place, &entry) {
+                (None, _) => self.log.report(StrictProblem::Unknown, name),
+                (Some(Place::Free | Place::Typed(_)), Entry::Occupied(_)) => {
+                    self.log.report(StrictProblem::Duplicate, name);
                 }
-                Some(Place::Silent) => {}
-                Some(_) if members.contains_key(&name) => {
-                    let path = self.log.at(&name);
-                    self.log.report(StrictProblem::Duplicate(path));
-                }
-                Some(_) => {}
+                _ => {}
             }
-            let length = self.log.enter(&name);
+            let length = self.log.enter(name);
             let member = access.next_value_seed(Seed {
                 log: self.log,
                 place: place.unwrap_or(Place::Silent),
             })?;
             self.log.leave(length);
-            members.insert(name, member);
+            match entry {
+                Entry::Vacant(entry) => {
+                    entry.insert(member);
+                }
+                Entry::Occupied(mut entry) => {
+                    entry.insert(member);
+                }
+            }
         }
         Ok(Value::Object(members))
     }

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use crate::schema::{Field, Kind, Layout, Omit, Special, TypeId, schema};
+use crate::schema::{Field, Kind, Layout, Special, TypeId, schema};
 
 /// Which fields count: those of the served version, or all that are known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,20 +22,15 @@ impl Scope {
 
 /// Adds the fields that are written even when they are zero.
 pub(super) fn fill(object: &mut Map<String, Value>, type_id: TypeId, scope: Scope) {
-    for field in scope.fields(schema().get(type_id).layout()) {
-        if stays_when_zero(field) && !object.contains_key(field.json) {
+    let layout = schema().get(type_id).layout();
+    let fields = scope.fields(layout);
+    for at in &layout.kept {
+        let Some(field) = fields.get(usize::from(*at)) else {
+            return;
+        };
+        if !object.contains_key(field.json) {
             object.insert(field.json.to_owned(), of_field(field, scope));
         }
-    }
-}
-
-/// A missing value of this field is written all the same.
-pub(super) fn stays_when_zero(field: &Field) -> bool {
-    match field.omit {
-        Omit::Never => true,
-        Omit::Zero => false,
-        // `omitempty` never leaves a struct out.
-        Omit::Empty => !field.pointer && matches!(schema().resolve(field.kind), Kind::Named(_)),
     }
 }
 

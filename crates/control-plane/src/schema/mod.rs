@@ -171,6 +171,8 @@ pub struct Field {
     pub newer: bool,
     /// An embedded struct declares it.
     pub(crate) embedded: bool,
+    /// [`Schema::resolve`] of the kind.
+    pub(crate) resolved: Kind,
 }
 
 /// What a struct declares, as protobuf sees it.
@@ -191,6 +193,8 @@ pub(crate) struct Layout {
     pub(crate) served: usize,
     /// Sorted by protobuf number; what has none is left out.
     pub(crate) declared: Vec<(u32, Declared)>,
+    /// Indices of the fields that Go writes even when they are zero, in ascending order.
+    pub(crate) kept: Vec<u16>,
 }
 
 /// A named type.
@@ -208,6 +212,18 @@ pub struct Type {
     newer: bool,
     body: &'static str,
     layout: OnceLock<Layout>,
+}
+
+impl Field {
+    /// Go writes the field even when it is zero: there is no `omitempty`, or that does not help
+    /// since it never leaves a struct out.
+    pub(crate) fn kept(&self) -> bool {
+        match self.omit {
+            Omit::Never => true,
+            Omit::Zero => false,
+            Omit::Empty => !self.pointer && matches!(self.resolved, Kind::Named(_)),
+        }
+    }
 }
 
 impl Type {

@@ -237,6 +237,7 @@ pub(super) fn layout(schema: &'static Schema, entry: &'static Type) -> Layout {
             default: None,
             newer,
             embedded: false,
+            resolved: schema.resolve(kind),
         };
         for flag in words {
             match flag.split_once('=').unwrap_or((flag, "")) {
@@ -267,7 +268,14 @@ pub(super) fn layout(schema: &'static Schema, entry: &'static Type) -> Layout {
         }
     }
     declared.sort_by_key(|(number, _)| *number);
+    let mut kept = Vec::new();
+    for (at, field) in fields.iter().enumerate() {
+        if field.kept() {
+            kept.push(u16::try_from(at).expect("fewer than 65536 fields"));
+        }
+    }
     Layout {
+        kept,
         served: fields.iter().filter(|field| !field.newer).count(),
         fields,
         declared,

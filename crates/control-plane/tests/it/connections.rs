@@ -63,7 +63,10 @@ async fn a_watch_ends_when_the_server_does() {
     plane.plane.shutdown().await;
     assert!(began.elapsed() < Duration::from_secs(3));
     use http_body_util::BodyExt;
-    assert!(watch.into_body().collect().await.is_ok(), "the watch ends cleanly");
+    assert!(
+        watch.into_body().collect().await.is_ok(),
+        "the watch ends cleanly"
+    );
 }
 
 #[tokio::test]

@@ -86,9 +86,18 @@ async fn a_generated_name_is_appended_to() {
     for _ in 0..3 {
         let (status, created) = client.post(MAPS, &object).await;
         assert_eq!(status, StatusCode::CREATED, "{created}");
-        names.push(created["metadata"]["name"].as_str().expect("a name").to_owned());
+        names.push(
+            created["metadata"]["name"]
+                .as_str()
+                .expect("a name")
+                .to_owned(),
+        );
     }
-    assert!(names.iter().all(|name| name.len() == 9 && name.starts_with("gen-")));
+    assert!(
+        names
+            .iter()
+            .all(|name| name.len() == 9 && name.starts_with("gen-"))
+    );
     names.dedup();
     assert_eq!(names.len(), 3);
     plane.stop().await;
@@ -103,7 +112,10 @@ async fn a_dry_run_leaves_nothing() {
         .post(&format!("{MAPS}?dryRun=All"), &config_map("a", "1"))
         .await;
     assert_eq!(status, StatusCode::CREATED);
-    assert_eq!(client.get(&format!("{MAPS}/a")).await.0, StatusCode::NOT_FOUND);
+    assert_eq!(
+        client.get(&format!("{MAPS}/a")).await.0,
+        StatusCode::NOT_FOUND
+    );
     assert_eq!(plane.plane.registry().store().revision(), before);
     plane.stop().await;
 }
@@ -123,7 +135,12 @@ async fn pages_hold_one_revision_whatever_happens_between() {
     let mut page = first;
     loop {
         for item in page["items"].as_array().expect("items") {
-            names.push(item["metadata"]["name"].as_str().expect("a name").to_owned());
+            names.push(
+                item["metadata"]["name"]
+                    .as_str()
+                    .expect("a name")
+                    .to_owned(),
+            );
         }
         assert_eq!(page["metadata"]["resourceVersion"], revision);
         let Some(token) = page["metadata"]["continue"].as_str() else {
@@ -210,7 +227,10 @@ async fn a_finalizer_holds_an_object_until_it_is_taken_away() {
     let path = format!("{MAPS}/held");
     let (status, marked) = client.delete(&path).await;
     assert_eq!(status, StatusCode::OK);
-    assert!(marked["metadata"]["deletionTimestamp"].is_string(), "{marked}");
+    assert!(
+        marked["metadata"]["deletionTimestamp"].is_string(),
+        "{marked}"
+    );
     let patch = r#"{"metadata": {"finalizers": null}}"#;
     client
         .call("PATCH", &path, "application/merge-patch+json", patch)
@@ -266,11 +286,15 @@ async fn a_budget_holds_evictions_back() {
         "spec": {"minAvailable": 1, "selector": {"matchLabels": {"app": "x"}}}});
     let budgets = "/apis/policy/v1/namespaces/default/poddisruptionbudgets";
     client.post(budgets, &budget).await;
-    let eviction = json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": "p"}});
+    let eviction =
+        json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": "p"}});
     let path = format!("{pods}/p/eviction");
     let (code, refused) = client.post(&path, &eviction).await;
     assert_eq!(code, StatusCode::TOO_MANY_REQUESTS, "{refused}");
-    assert_eq!(refused["details"]["causes"][0]["reason"], "DisruptionBudget");
+    assert_eq!(
+        refused["details"]["causes"][0]["reason"],
+        "DisruptionBudget"
+    );
     client.delete(&format!("{budgets}/b")).await;
     let (code, _) = client.post(&path, &eviction).await;
     assert_eq!(code, StatusCode::CREATED);
@@ -297,11 +321,17 @@ async fn replicas_change_through_scale() {
     let (status, scale) = client
         .call("PATCH", &path, merge, r#"{"spec": {"replicas": 5}}"#)
         .await;
-    assert_eq!((status, &scale["spec"]["replicas"]), (StatusCode::OK, &json!(5)));
+    assert_eq!(
+        (status, &scale["spec"]["replicas"]),
+        (StatusCode::OK, &json!(5))
+    );
     let (status, _) = client
         .call("PATCH", &path, merge, r#"{"spec": {"replicas": -1}}"#)
         .await;
     assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY);
-    assert_eq!(client.get(&format!("{sets}/s")).await.1["spec"]["replicas"], 5);
+    assert_eq!(
+        client.get(&format!("{sets}/s")).await.1["spec"]["replicas"],
+        5
+    );
     plane.stop().await;
 }

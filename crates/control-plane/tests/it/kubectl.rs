@@ -88,38 +88,135 @@ async fn everyday_commands_work() {
     };
     let file = kubectl.file("pod.yaml", &pod("one"));
     assert_eq!(kubectl.ok(&["apply", "-f", &file]).await, "pod/p created\n");
-    assert_eq!(kubectl.ok(&["apply", "-f", &file]).await, "pod/p unchanged\n");
+    assert_eq!(
+        kubectl.ok(&["apply", "-f", &file]).await,
+        "pod/p unchanged\n"
+    );
     kubectl.file("pod.yaml", &pod("two"));
     let diff = kubectl.run(&["diff", "-f", &file]).await;
     assert_eq!(diff.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&diff.stdout).contains("+    app: two"));
-    assert_eq!(kubectl.ok(&["apply", "-f", &file]).await, "pod/p configured\n");
     assert_eq!(
-        kubectl.ok(&["apply", "--server-side", "--force-conflicts", "-f", &file]).await,
+        kubectl.ok(&["apply", "-f", &file]).await,
+        "pod/p configured\n"
+    );
+    assert_eq!(
+        kubectl
+            .ok(&["apply", "--server-side", "--force-conflicts", "-f", &file])
+            .await,
         "pod/p serverside-applied\n"
     );
     for (arguments, printed) in [
-        (&["create", "configmap", "m", "--from-literal=k=first"][..], "configmap/m created\n"),
-        (&["create", "secret", "generic", "s", "--from-literal=k=v"], "secret/s created\n"),
+        (
+            &["create", "configmap", "m", "--from-literal=k=first"][..],
+            "configmap/m created\n",
+        ),
+        (
+            &["create", "secret", "generic", "s", "--from-literal=k=v"],
+            "secret/s created\n",
+        ),
         (&["create", "namespace", "n"], "namespace/n created\n"),
-        (&["create", "serviceaccount", "a"], "serviceaccount/a created\n"),
-        (&["create", "configmap", "dry", "--dry-run=server"], "configmap/dry created (server dry run)\n"),
+        (
+            &["create", "serviceaccount", "a"],
+            "serviceaccount/a created\n",
+        ),
+        (
+            &["create", "configmap", "dry", "--dry-run=server"],
+            "configmap/dry created (server dry run)\n",
+        ),
         (&["get", "pods", "-o", "name"], "pod/p\n"),
-        (&["get", "pods", "-l", "app=two", "-o", "jsonpath={.items[*].metadata.name}"], "p"),
-        (&["get", "pods", "--field-selector", "status.phase=Pending", "-o", "custom-columns=N:.metadata.name", "--no-headers"], "p\n"),
-        (&["get", "pod", "p", "--no-headers", "-o", "custom-columns=A:.spec.restartPolicy,B:.status.qosClass"], "Always   BestEffort\n"),
+        (
+            &[
+                "get",
+                "pods",
+                "-l",
+                "app=two",
+                "-o",
+                "jsonpath={.items[*].metadata.name}",
+            ],
+            "p",
+        ),
+        (
+            &[
+                "get",
+                "pods",
+                "--field-selector",
+                "status.phase=Pending",
+                "-o",
+                "custom-columns=N:.metadata.name",
+                "--no-headers",
+            ],
+            "p\n",
+        ),
+        (
+            &[
+                "get",
+                "pod",
+                "p",
+                "--no-headers",
+                "-o",
+                "custom-columns=A:.spec.restartPolicy,B:.status.qosClass",
+            ],
+            "Always   BestEffort\n",
+        ),
         (&["label", "pod", "p", "l=1"], "pod/p labeled\n"),
         (&["annotate", "pod", "p", "n=1"], "pod/p annotated\n"),
-        (&["patch", "pod", "p", "-p", r#"{"metadata":{"labels":{"s":"1"}}}"#], "pod/p patched\n"),
-        (&["patch", "pod", "p", "--type=merge", "-p", r#"{"metadata":{"labels":{"m":"1"}}}"#], "pod/p patched\n"),
-        (&["patch", "pod", "p", "--type=json", "-p", r#"[{"op":"remove","path":"/metadata/labels/l"}]"#], "pod/p patched\n"),
-        (&["get", "pod", "p", "-o", "jsonpath={.metadata.labels}"], r#"{"app":"two","m":"1","s":"1"}"#),
+        (
+            &[
+                "patch",
+                "pod",
+                "p",
+                "-p",
+                r#"{"metadata":{"labels":{"s":"1"}}}"#,
+            ],
+            "pod/p patched\n",
+        ),
+        (
+            &[
+                "patch",
+                "pod",
+                "p",
+                "--type=merge",
+                "-p",
+                r#"{"metadata":{"labels":{"m":"1"}}}"#,
+            ],
+            "pod/p patched\n",
+        ),
+        (
+            &[
+                "patch",
+                "pod",
+                "p",
+                "--type=json",
+                "-p",
+                r#"[{"op":"remove","path":"/metadata/labels/l"}]"#,
+            ],
+            "pod/p patched\n",
+        ),
+        (
+            &["get", "pod", "p", "-o", "jsonpath={.metadata.labels}"],
+            r#"{"app":"two","m":"1","s":"1"}"#,
+        ),
         (&["edit", "configmap", "m"], "configmap/m edited\n"),
-        (&["get", "configmap", "m", "-o", "jsonpath={.data.k}"], "second"),
-        (&["wait", "--for=jsonpath={.status.phase}=Pending", "pod/p", "--timeout=5s"], "pod/p condition met\n"),
+        (
+            &["get", "configmap", "m", "-o", "jsonpath={.data.k}"],
+            "second",
+        ),
+        (
+            &[
+                "wait",
+                "--for=jsonpath={.status.phase}=Pending",
+                "pod/p",
+                "--timeout=5s",
+            ],
+            "pod/p condition met\n",
+        ),
         (&["auth", "can-i", "create", "pods"], "yes\n"),
         (&["delete", "configmap", "m"], "configmap \"m\" deleted\n"),
-        (&["delete", "pod", "p", "--force", "--grace-period=0"], "pod \"p\" force deleted\n"),
+        (
+            &["delete", "pod", "p", "--force", "--grace-period=0"],
+            "pod \"p\" force deleted\n",
+        ),
         (&["delete", "secret", "--all"], "secret \"s\" deleted\n"),
         (&["delete", "namespace", "n"], "namespace \"n\" deleted\n"),
     ] {
@@ -134,7 +231,8 @@ async fn everyday_commands_show_what_is_there() {
     let Some(kubectl) = Kubectl::for_plane(&plane).await else {
         return;
     };
-    let node = "apiVersion: v1\nkind: Node\nmetadata: {name: n1, labels: {kubernetes.io/role: agent}}\n";
+    let node =
+        "apiVersion: v1\nkind: Node\nmetadata: {name: n1, labels: {kubernetes.io/role: agent}}\n";
     let file = kubectl.file("node.yaml", node);
     kubectl.ok(&["create", "-f", &file]).await;
     for (arguments, parts) in [
@@ -142,15 +240,33 @@ async fn everyday_commands_show_what_is_there() {
         (&["cordon", "n1"], &["node/n1 cordoned"]),
         (&["get", "nodes"], &["SchedulingDisabled"]),
         (&["uncordon", "n1"], &["node/n1 uncordoned"]),
-        (&["taint", "node", "n1", "a=b:NoSchedule"], &["node/n1 tainted"]),
-        (&["describe", "node", "n1"], &["a=b:NoSchedule", "Unschedulable:"]),
+        (
+            &["taint", "node", "n1", "a=b:NoSchedule"],
+            &["node/n1 tainted"],
+        ),
+        (
+            &["describe", "node", "n1"],
+            &["a=b:NoSchedule", "Unschedulable:"],
+        ),
         (&["get", "all", "-A"], &["service/kubernetes"]),
-        (&["get", "namespaces", "-o", "wide"], &["default", "kube-node-lease", "Active"]),
+        (
+            &["get", "namespaces", "-o", "wide"],
+            &["default", "kube-node-lease", "Active"],
+        ),
         (&["get", "configmaps", "-A"], &["kube-root-ca.crt"]),
-        (&["get", "serviceaccount", "default", "-o", "yaml"], &["kind: ServiceAccount"]),
-        (&["get", "service", "kubernetes", "-o", "json"], &["\"clusterIP\": \"10.96.0.1\""]),
+        (
+            &["get", "serviceaccount", "default", "-o", "yaml"],
+            &["kind: ServiceAccount"],
+        ),
+        (
+            &["get", "service", "kubernetes", "-o", "json"],
+            &["\"clusterIP\": \"10.96.0.1\""],
+        ),
         (&["explain", "pod.spec.containers"], &["image", "<string>"]),
-        (&["api-resources"], &["deployments", "leases", "coordination.k8s.io/v1"]),
+        (
+            &["api-resources"],
+            &["deployments", "leases", "coordination.k8s.io/v1"],
+        ),
         (&["api-versions"], &["apps/v1", "batch/v1"]),
         (&["auth", "whoami"], &["system:masters"]),
         (&["auth", "can-i", "--list"], &["*.*"]),
@@ -167,7 +283,10 @@ async fn everyday_commands_show_what_is_there() {
         );
         assert!(output.status.success(), "{arguments:?}: {shown}");
         for part in parts {
-            assert!(shown.contains(part), "{arguments:?} lacks {part:?}: {shown}");
+            assert!(
+                shown.contains(part),
+                "{arguments:?} lacks {part:?}: {shown}"
+            );
         }
     }
     plane.stop().await;
@@ -185,17 +304,35 @@ async fn mistakes_are_named() {
     );
     let malformed = kubectl.file("malformed.yaml", "apiVersion: v1\nkind: [\n");
     for (arguments, part) in [
-        (&["create", "-f", unknown.as_str()][..], "unknown field \"foo\""),
+        (
+            &["create", "-f", unknown.as_str()][..],
+            "unknown field \"foo\"",
+        ),
         (&["create", "-f", malformed.as_str()], "error parsing"),
-        (&["get", "pods", "--field-selector", "foo=bar"], "field label not supported: foo"),
-        (&["get", "nonsense"], "the server doesn't have a resource type \"nonsense\""),
-        (&["get", "pod", "nope"], "Error from server (NotFound): pods \"nope\" not found"),
+        (
+            &["get", "pods", "--field-selector", "foo=bar"],
+            "field label not supported: foo",
+        ),
+        (
+            &["get", "nonsense"],
+            "the server doesn't have a resource type \"nonsense\"",
+        ),
+        (
+            &["get", "pod", "nope"],
+            "Error from server (NotFound): pods \"nope\" not found",
+        ),
         (&["auth", "can-i", "create", "pods", "--as", "nobody"], ""),
-        (&["get", "pods", "--as", "nobody"], "User \"nobody\" cannot list resource \"pods\" in API group \"\" in the namespace \"default\""),
+        (
+            &["get", "pods", "--as", "nobody"],
+            "User \"nobody\" cannot list resource \"pods\" in API group \"\" in the namespace \"default\"",
+        ),
         (&["exec", "nope", "--", "ls"], "pods \"nope\" not found"),
     ] {
         let shown = kubectl.refused(arguments).await;
-        assert!(shown.contains(part), "{arguments:?} lacks {part:?}: {shown}");
+        assert!(
+            shown.contains(part),
+            "{arguments:?} lacks {part:?}: {shown}"
+        );
     }
     plane.stop().await;
 }

@@ -145,9 +145,7 @@ impl Client {
         body: &str,
     ) -> (StatusCode, Value) {
         let headers = [("content-type", kind)];
-        let response = self
-            .send(method, target, &headers, body.to_owned())
-            .await;
+        let response = self.send(method, target, &headers, body.to_owned()).await;
         let status = response.status();
         (status, json(response).await)
     }

@@ -53,9 +53,7 @@ async fn a_watch_shows_what_its_selector_sees() {
     let target = format!("{MAPS}?watch=true&labelSelector=in%3Dyes");
     let mut events = Events::of(client.send("GET", &target, &[], "").await);
     let path = format!("{MAPS}/a");
-    let labelled = |value: &str, data: &str| {
-        json!({"metadata": {"name": "a", "labels": {"in": value}}, "data": {"key": data}})
-    };
+    let labelled = |value: &str, data: &str| json!({"metadata": {"name": "a", "labels": {"in": value}}, "data": {"key": data}});
     writer.post(MAPS, &labelled("no", "1")).await;
     writer.put(&path, &labelled("yes", "1")).await;
     events.expect("ADDED", "a").await;
@@ -106,7 +104,9 @@ async fn a_watch_goes_on_where_a_list_ended() {
     let mut writer = plane.admin().await;
     writer.post(MAPS, &config_map("before", "1")).await;
     let (_, list) = writer.get(MAPS).await;
-    let revision = list["metadata"]["resourceVersion"].as_str().expect("a revision");
+    let revision = list["metadata"]["resourceVersion"]
+        .as_str()
+        .expect("a revision");
     writer.post(MAPS, &config_map("after", "1")).await;
     let target = format!("{MAPS}?watch=true&resourceVersion={revision}&timeoutSeconds=1");
     let mut events = Events::of(client.send("GET", &target, &[], "").await);
@@ -165,7 +165,9 @@ async fn a_revision_that_was_compacted_is_gone() {
     assert_eq!(event["object"]["code"], 410);
     assert_eq!(event["object"]["reason"], "Expired");
     let (status, refused) = writer
-        .get(&format!("{MAPS}?resourceVersion=2&resourceVersionMatch=Exact"))
+        .get(&format!(
+            "{MAPS}?resourceVersion=2&resourceVersionMatch=Exact"
+        ))
         .await;
     assert_eq!(status, StatusCode::GONE);
     assert_eq!(refused["reason"], "Expired");

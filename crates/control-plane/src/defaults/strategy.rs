@@ -91,21 +91,79 @@ pub fn prepare_for_create(gvk: &Gvk, object: &mut Value) {
                 }
             }
         }
-        ("", "PersistentVolume" | "PersistentVolumeClaim") => {
+        ("", "PersistentVolumeClaim") => {
             object.insert("status".to_owned(), json!({"phase": "Pending"}));
         }
+        ("", "PersistentVolume") => {
+            let status = json!({"phase": "Pending", "lastPhaseTransitionTime": created(object)});
+            object.insert("status".to_owned(), status);
+        }
         (group, kind) => {
-            if (group, kind) == ("batch", "Job") {
-                job_selector(object);
+            match (group, kind) {
+                ("batch", "Job") => job_selector(object),
+                ("apps", "DaemonSet") => template_generation(object, None),
+                _ => {}
             }
             if has_status(gvk) {
                 reset_status(gvk, object);
+            }
+            if kind == "CustomResourceDefinition" {
+                stored_versions(object);
             }
         }
     }
 }
 
+/// When the object was created, which is now.
+fn created(object: &Object) -> Value {
+    object
+        .get("metadata")
+        .and_then(|metadata| metadata.get("creationTimestamp"))
+        .cloned()
+        .unwrap_or_default()
+}
+
+/// A new definition of custom resources has stored none but in its storage version.
+fn stored_versions(object: &mut Object) {
+    let versions: Vec<Value> = object
+        .get("spec")
+        .and_then(|spec| spec.get("versions"))
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+        .filter(|version| version.get("storage").and_then(Value::as_bool) == Some(true))
+        .filter_map(|version| version.get("name").cloned())
+        .collect();
+    if let Some(status) = child_or_new(object, "status") {
+        status.insert("storedVersions".to_owned(), versions.into());
+    }
+}
+
+/// Daemon sets count the changes of their template in an annotation.
+fn template_generation(object: &mut Object, old: Option<&Object>) {
+    const ANNOTATION: &str = "deprecated.daemonset.template.generation";
+    let template = |object: &Object| {
+        object
+            .get("spec")
+            .and_then(|spec| spec.get("template"))
+            .cloned()
+    };
+    let before = old
+        .and_then(|old| old.get("metadata")?.get("annotations")?.get(ANNOTATION))
+        .and_then(Value::as_str)
+        .and_then(|text| text.parse::<i64>().ok())
+        .unwrap_or(0);
+    let changed = old.is_none_or(|old| template(old) != template(object));
+    let now = before + i64::from(changed);
+    if let Some(metadata) = child_or_new(object, "metadata")
+        && let Some(annotations) = child_or_new(metadata, "annotations")
+    {
+        annotations.insert(ANNOTATION.to_owned(), now.to_string().into());
+    }
+}
+
 fn new_pod(object: &mut Object, class: &str) {
+    let now = created(object);
     let mut status = json!({"phase": "Pending", "qosClass": class});
     if let Some(spec) = child(object, "spec") {
         // Admission may have named another account since the defaults ran.
@@ -116,7 +174,7 @@ fn new_pod(object: &mut Object, class: &str) {
                 "type": "PodScheduled",
                 "status": "False",
                 "lastProbeTime": null,
-                "lastTransitionTime": null,
+                "lastTransitionTime": now,
                 "reason": "SchedulingGated",
                 "message": "Scheduling is blocked due to non-empty scheduling gates",
             }]);
@@ -141,10 +199,13 @@ fn job_selector(object: &mut Object) {
     if spec.get("manualSelector").and_then(Value::as_bool) == Some(true) {
         return;
     }
+    let mut before = Value::Null;
+    let mut after = Value::Null;
     if let Some(template) = child_or_new(spec, "template")
         && let Some(metadata) = child_or_new(template, "metadata")
         && let Some(labels) = child_or_new(metadata, "labels")
     {
+        before = Value::Object(labels.clone());
         for (label, value) in [
             ("job-name", &name),
             ("batch.kubernetes.io/job-name", &name),
@@ -153,11 +214,18 @@ fn job_selector(object: &mut Object) {
         ] {
             set_missing(labels, label, value.as_str());
         }
+        after = Value::Object(labels.clone());
     }
     if let Some(selector) = child_or_new(spec, "selector")
         && let Some(labels) = child_or_new(selector, "matchLabels")
     {
         set_missing(labels, "batch.kubernetes.io/controller-uid", uid);
+    }
+    // A job without labels of its own has those of its pods, also those generated here.
+    if let Some(metadata) = child_or_new(object, "metadata")
+        && (empty(metadata, "labels") || metadata.get("labels") == Some(&before))
+    {
+        metadata.insert("labels".to_owned(), after);
     }
 }
 
@@ -207,6 +275,7 @@ pub fn prepare_for_update(gvk: &Gvk, object: &mut Value, old: &Value, subresourc
                         pod::drop_disabled(spec, old.get("spec"));
                     }
                 }
+                ("apps", "DaemonSet") => template_generation(object, Some(old)),
                 ("certificates.k8s.io", "CertificateSigningRequest") => {
                     restore(object, old, "spec");
                 }

@@ -87,11 +87,9 @@ pub(super) fn secret(report: &mut Report, object: &Value) {
         "kubernetes.io/dockerconfigjson" => {
             json_member(report, has(".dockerconfigjson"), ".dockerconfigjson");
         }
-        "kubernetes.io/basic-auth" => {
-            if has("username").is_none() && has("password").is_none() {
-                report.required(&data.key("username"), "");
-                report.required(&data.key("password"), "");
-            }
+        "kubernetes.io/basic-auth" if has("username").is_none() && has("password").is_none() => {
+            report.required(&data.key("username"), "");
+            report.required(&data.key("password"), "");
         }
         "kubernetes.io/ssh-auth" => {
             let empty = has("ssh-privatekey")

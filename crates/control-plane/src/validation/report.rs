@@ -132,15 +132,6 @@ impl Report {
         self.push(FieldError::too_long(path.to_string(), limit));
     }
 
-    pub(super) fn too_many(&mut self, path: &Path<'_>, count: usize, limit: usize) {
-        self.push(FieldError::new(
-            FieldErrorKind::TooMany,
-            path.to_string(),
-            Some(count.into()),
-            format!("must have at most {limit} items"),
-        ));
-    }
-
     pub(super) fn not_supported(
         &mut self,
         path: &Path<'_>,

@@ -466,10 +466,8 @@ pub fn update_managed_fields(live: Option<&Value>, object: &mut Value, writer: &
         return;
     }
     let difference = match live {
-        Some(live) => {
-            let live = without_managed_fields(live);
-            compare(Some(&live), Some(object), writer.shape())
-        }
+        // That the entries themselves are gone from `object` is owned by nobody.
+        Some(live) => compare(Some(live), Some(object), writer.shape()),
         None => compare(
             Some(&shape::zero(writer.kind)),
             Some(object),

@@ -257,8 +257,11 @@ impl Agent {
         }
         stop_service.cancel();
         stop_events.cancel();
-        for mut task in [Some(events_task), service.map(silent)].into_iter().flatten() {
-            let _ = tokio::time::timeout(FAREWELL, task.join_next()).await;
+        // Told to leave at once we do; what these were about is on disk or in the API.
+        if !matches!(ending, Ending::Abort) {
+            for mut task in [Some(events_task), service.map(silent)].into_iter().flatten() {
+                let _ = tokio::time::timeout(FAREWELL, task.join_next()).await;
+            }
         }
         drop(place);
         match ending {

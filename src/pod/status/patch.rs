@@ -19,6 +19,19 @@ pub fn patch(pod: &Pod, status: &PodStatus) -> Value {
             sent[field] = Value::Null;
         }
     }
+    // Addresses are merged by address; one that is not ours any more has to go.
+    let ours = status.pod_ip.as_deref();
+    let foreign = |all: Vec<&String>| all.iter().any(|ip| Some(ip.as_str()) != ours);
+    let before = pod.status.as_ref();
+    let pod_ips = before.iter().flat_map(|it| it.pod_ips.iter().flatten()).map(|it| &it.ip);
+    let host_ips = before.iter().flat_map(|it| it.host_ips.iter().flatten()).map(|it| &it.ip);
+    for (field, stale) in [("podIPs", foreign(pod_ips.collect())), ("hostIPs", foreign(host_ips.collect()))] {
+        if let Some(list) = sent[field].as_array_mut()
+            && stale
+        {
+            list.push(json!({"$patch": "replace"}));
+        }
+    }
     for condition in sent["conditions"].as_array_mut().into_iter().flatten() {
         for field in ["reason", "message"] {
             if condition.get(field).is_none() {

@@ -302,11 +302,7 @@ mod tests {
         ensure(&registry, &facts(6443)).await.unwrap();
         assert_eq!(registry.store().revision(), first, "nothing was written");
         ensure(&registry, &facts(6444)).await.unwrap();
-        assert_eq!(
-            registry.store().revision(),
-            first + 2,
-            "slice and service"
-        );
+        assert_eq!(registry.store().revision(), first + 2, "slice and service");
         let get = |group: &str, plural: &str, namespace: &str, name: &str| {
             registry
                 .get(stored(group, plural), namespace, name)

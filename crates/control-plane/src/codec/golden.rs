@@ -1,7 +1,11 @@
 //! Transcoding of the pairs that kubernetes/api publishes: for each type the same object as JSON
-//! and as protobuf. They are looked for in `VK_CMD_KUBERNETES_TESTDATA`, beside the repository,
-//! and in the Go module cache.
+//! and as protobuf.
+//!
+//! They are looked for in `VK_CMD_KUBERNETES_TESTDATA` and beside the repository (pairs of the
+//! newest release that the table knows), and in the Go module cache, where those of the served
+//! release may be too: then they are read as the server reads them.
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -11,71 +15,86 @@ use super::zero::Scope;
 use super::{coerce, encode, protobuf};
 use crate::schema::{Gvk, TypeId, schema};
 
-fn testdata() -> Option<PathBuf> {
-    if let Some(dir) = std::env::var_os("VK_CMD_KUBERNETES_TESTDATA") {
-        return Some(dir.into());
-    }
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let beside = root.join("../shared/data/kubernetes-api-testdata");
-    if beside.is_dir() {
-        return Some(beside);
-    }
-    let output = Command::new("go")
-        .args(["env", "GOMODCACHE"])
-        .output()
-        .ok()?;
-    let cache = String::from_utf8(output.stdout).ok()?;
-    let mut modules: Vec<PathBuf> = std::fs::read_dir(Path::new(cache.trim()).join("k8s.io"))
-        .ok()?
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .filter(|path| {
-            let name = path.file_name().and_then(|name| name.to_str());
-            name.is_some_and(|name| name.starts_with("api@v0."))
-        })
-        .map(|path| path.join("testdata/HEAD"))
-        .filter(|path| path.is_dir())
-        .collect();
-    modules.sort();
-    modules.pop()
+/// One object in both forms.
+struct Pair {
+    /// File and release, for the report.
+    name: String,
+    scope: Scope,
+    gvk: Gvk,
+    type_id: TypeId,
+    json: Value,
+    bytes: Vec<u8>,
 }
 
-/// Each pair: its name, the JSON, the protobuf.
-fn pairs() -> Vec<(String, Value, Vec<u8>)> {
-    let Some(dir) = testdata() else {
-        // A test that is skipped says so.
-        #[expect(
-            clippy::print_stderr,
-            reason = "the only way a test can tell that it was skipped"
-        )]
-        {
-            eprintln!(
-                "SKIPPED: no Kubernetes test data; set VK_CMD_KUBERNETES_TESTDATA to \
-                 testdata/HEAD of k8s.io/api"
-            );
-        }
-        return Vec::new();
-    };
-    let mut pairs = Vec::new();
-    for entry in std::fs::read_dir(&dir).expect("the directory of the test data") {
-        let path = entry.expect("an entry").path();
-        if path.extension().is_some_and(|extension| extension == "pb") {
-            let text = std::fs::read(path.with_extension("json")).expect("the JSON of a pair");
-            let name = path
-                .file_stem()
-                .unwrap_or_default()
-                .to_string_lossy()
-                .into_owned();
-            let json = serde_json::from_slice(&text).expect("JSON");
-            pairs.push((
-                name,
-                json,
-                std::fs::read(&path).expect("the protobuf of a pair"),
-            ));
+/// The version of a module that a line of the table's head names.
+fn version(line: &str) -> Option<&'static str> {
+    let head = include_str!("../../data/schema.txt").lines().take(3);
+    let modules = head.into_iter().find_map(|head| head.strip_prefix(line))?;
+    let module = modules
+        .split(", ")
+        .find_map(|module| module.trim().strip_prefix("k8s.io/api "))?;
+    Some(module)
+}
+
+/// Directories of pairs, and which fields their release has.
+fn testdata() -> Vec<(PathBuf, Scope)> {
+    let mut found = Vec::new();
+    let beside =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data/kubernetes-api-testdata");
+    match std::env::var_os("VK_CMD_KUBERNETES_TESTDATA") {
+        Some(dir) => found.push((dir.into(), Scope::All)),
+        None => found.push((beside, Scope::All)),
+    }
+    let cache = Command::new("go").args(["env", "GOMODCACHE"]).output();
+    let cache = cache
+        .ok()
+        .and_then(|output| String::from_utf8(output.stdout).ok());
+    for (line, scope) in [("# newest: ", Scope::All), ("# served: ", Scope::Served)] {
+        if let (Some(cache), Some(version)) = (&cache, version(line)) {
+            let module = format!("{}/k8s.io/api@{version}/testdata/HEAD", cache.trim());
+            found.push((module.into(), scope));
         }
     }
-    pairs.sort_by(|a, b| a.0.cmp(&b.0));
-    assert!(!pairs.is_empty(), "no pairs in {}", dir.display());
+    found.retain(|(dir, _)| dir.is_dir());
+    found
+}
+
+/// All pairs.
+fn pairs() -> Vec<Pair> {
+    let found = testdata();
+    if found.is_empty() {
+        // Past the capture of the test runner: a test that is skipped says so.
+        let words = "SKIPPED: no Kubernetes test data; set VK_CMD_KUBERNETES_TESTDATA to \
+                     testdata/HEAD of the Go module k8s.io/api";
+        writeln!(std::io::stderr(), "{words}").expect("standard error");
+    }
+    let mut pairs = Vec::new();
+    for (dir, scope) in found {
+        let before = pairs.len();
+        for entry in std::fs::read_dir(&dir).expect("the directory of the test data") {
+            let path = entry.expect("an entry").path();
+            if path.extension().is_some_and(|extension| extension == "pb") {
+                pairs.push(pair(&path, scope));
+            }
+        }
+        assert!(pairs.len() > before, "no pairs in {}", dir.display());
+    }
     pairs
+}
+
+fn pair(path: &Path, scope: Scope) -> Pair {
+    let name = path.display().to_string();
+    let text = std::fs::read(path.with_extension("json")).expect("the JSON of a pair");
+    let json: Value = serde_json::from_slice(&text).expect("JSON");
+    let (gvk, type_id) = gvk_of(&json);
+    Pair {
+        type_id: type_id.unwrap_or_else(|| panic!("{name}: no such type")),
+        name,
+        scope,
+        gvk,
+        bytes: std::fs::read(path).expect("the protobuf of a pair"),
+        json,
+    }
 }
 
 /// What a pair is; events of a watch do not say it themselves.
@@ -125,18 +144,13 @@ fn report(failures: &[String]) {
 #[test]
 fn protobuf_becomes_the_json_of_the_pair() {
     let mut failures = Vec::new();
-    for (name, json, bytes) in pairs() {
-        let (gvk, Some(type_id)) = gvk_of(&json) else {
-            failures.push(format!("{name}: no such type"));
-            continue;
-        };
-        let decoded = protobuf::open(&bytes)
-            .and_then(|envelope| protobuf::decode(envelope.raw, type_id, &gvk, Scope::All));
+    for pair in pairs() {
+        let decoded = protobuf::open(&pair.bytes).and_then(|envelope| {
+            protobuf::decode(envelope.raw, pair.type_id, &pair.gvk, pair.scope)
+        });
         match decoded {
-            Ok(value) => {
-                failures.extend(difference(&name, &value, &json));
-            }
-            Err(error) => failures.push(format!("{name}: {error}")),
+            Ok(value) => failures.extend(difference(&pair.name, &value, &pair.json)),
+            Err(error) => failures.push(format!("{}: {error}", pair.name)),
         }
     }
     report(&failures);
@@ -145,13 +159,9 @@ fn protobuf_becomes_the_json_of_the_pair() {
 #[test]
 fn json_becomes_the_protobuf_of_the_pair() {
     let mut failures = Vec::new();
-    for (name, json, bytes) in pairs() {
-        let (gvk, Some(type_id)) = gvk_of(&json) else {
-            failures.push(format!("{name}: no such type"));
-            continue;
-        };
-        if encode::encode(&json, type_id, &gvk, Scope::All) != bytes {
-            failures.push(name);
+    for pair in pairs() {
+        if encode::encode(&pair.json, pair.type_id, &pair.gvk, pair.scope) != pair.bytes {
+            failures.push(pair.name);
         }
     }
     report(&failures);
@@ -160,15 +170,11 @@ fn json_becomes_the_protobuf_of_the_pair() {
 #[test]
 fn the_json_of_a_pair_is_already_what_go_makes_of_it() {
     let mut failures = Vec::new();
-    for (name, json, _) in pairs() {
-        let (_, Some(type_id)) = gvk_of(&json) else {
-            failures.push(format!("{name}: no such type"));
-            continue;
-        };
-        let mut value = json.clone();
-        match coerce::coerce(&mut value, type_id, Scope::All) {
-            Ok(()) => failures.extend(difference(&name, &value, &json)),
-            Err(error) => failures.push(format!("{name}: {error}")),
+    for pair in pairs() {
+        let mut value = pair.json.clone();
+        match coerce::coerce(&mut value, pair.type_id, pair.scope) {
+            Ok(()) => failures.extend(difference(&pair.name, &value, &pair.json)),
+            Err(error) => failures.push(format!("{}: {error}", pair.name)),
         }
     }
     report(&failures);

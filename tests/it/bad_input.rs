@@ -133,7 +133,7 @@ fn an_image_that_is_none_is_refused_or_explained() {
         return skip!("kubectl is missing");
     };
     let refused = kubectl
-        .pipe("create -f -", &pod("p", "command: [true]"))
+        .pipe("create -f -", &pod("p", "command: ['true']"))
         .fails_with(1);
     assert!(
         refused.contains("spec.containers[0].image: Required value"),

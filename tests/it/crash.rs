@@ -5,8 +5,7 @@
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::process::{Command, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
 use std::time::Duration;
 
 use testkit::{Up, eventually, skip};
@@ -46,59 +45,61 @@ fn acknowledged_writes_and_running_containers_survive_kill_9() {
     let mut acknowledged = BTreeMap::new();
     let mut pods = Vec::new();
     for round in 0..rounds() {
-        // Writers of configMaps and pods run until the server dies under them.
-        let stop = Arc::new(AtomicBool::new(false));
+        // The writer goes on until the server dies under it, and tells of each answer.
         let client = up.kubectl().expect("it was there before");
         let starts = up.home().join("starts");
-        let writer = {
-            let stop = Arc::clone(&stop);
-            std::thread::spawn(move || {
-                let mut written = Vec::new();
-                let mut created = Vec::new();
-                for number in 0.. {
-                    if stop.load(Ordering::Relaxed) {
-                        break;
-                    }
-                    let name = format!("r{round}-{number}");
-                    let done = client.pipe(
-                        "create -f - --request-timeout=5s",
-                        &format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: {name}}}\ndata: {{round: \"{round}\"}}\n"),
+        let (tell, told) = mpsc::channel();
+        let writer = std::thread::spawn(move || {
+            let mut written = Vec::new();
+            let mut created = Vec::new();
+            for number in 0.. {
+                let name = format!("r{round}-{number}");
+                let done = client.pipe(
+                    "create -f - --request-timeout=5s",
+                    &format!(
+                        "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: {name}}}\ndata: {{round: \"{round}\"}}\n"
+                    ),
+                );
+                if done.code != 0 {
+                    break;
+                }
+                written.push(name);
+                if number == 0 {
+                    // Says that it started, works for a while, says that it ended.
+                    let pod = format!("p{round}");
+                    let script = format!(
+                        "echo start {pod} >> {0}; echo begin; sleep 0.3; echo end; echo end {pod} >> {0}; exit 4",
+                        starts.display()
                     );
-                    if done.code != 0 {
-                        break;
-                    }
-                    written.push(name);
-                    if number == 0 {
-                        // Says that it started, works for a while, says that it ended.
-                        let pod = format!("p{round}");
-                        let script = format!(
-                            "echo start {pod} >> {0}; echo begin; sleep 0.3; echo end; echo end {pod} >> {0}; exit 4",
-                            starts.display()
-                        );
-                        let done = client.words(&[
-                            "run",
-                            &pod,
-                            "--image=host",
-                            "--restart=Never",
-                            "--request-timeout=5s",
-                            "--command",
-                            "--",
-                            "bash",
-                            "-c",
-                            &script,
-                        ]);
-                        if done.code == 0 {
-                            created.push(pod);
-                        }
+                    let done = client.words(&[
+                        "run",
+                        &pod,
+                        "--image=host",
+                        "--restart=Never",
+                        "--request-timeout=5s",
+                        "--command",
+                        "--",
+                        "bash",
+                        "-c",
+                        &script,
+                    ]);
+                    if done.code == 0 {
+                        created.push(pod);
                     }
                 }
-                (written, created)
-            })
-        };
-        // A random moment is the point of the test, not a wait for something.
-        std::thread::sleep(Duration::from_millis(100 + random.below(400)));
+                if tell.send(()).is_err() {
+                    break;
+                }
+            }
+            (written, created)
+        });
+        for _ in 0..1 + random.below(3) {
+            told.recv().expect("the writer writes");
+        }
+        // A random moment after that is the point of the test, not a wait for something.
+        std::thread::sleep(Duration::from_millis(random.below(400)));
         let place = up.kill();
-        stop.store(true, Ordering::Relaxed);
+        drop(told);
         let (written, created) = writer.join().expect("the writer does not panic");
         for name in written {
             acknowledged.insert(name, round);
@@ -165,7 +166,7 @@ fn a_container_outlives_the_agent_and_is_adopted() {
     };
     let gate = up.home().join("gate");
     let script = format!(
-        "echo $$; until [ -e {} ]; do sleep 0.05; done; echo after; exit 9",
+        "echo $BASHPID; until [ -e {} ]; do sleep 0.05; done; echo after; exit 9",
         gate.display()
     );
     kubectl
@@ -231,7 +232,7 @@ fn a_shim_that_is_killed_takes_its_container_with_it_and_the_pod_says_so() {
             "--",
             "bash",
             "-c",
-            "echo $$; sleep 1000 & wait",
+            "echo $BASHPID; sleep 1000 & wait",
         ])
         .ok();
     let pid = eventually("the script says its pid", || {
@@ -283,7 +284,7 @@ fn interrupt_drains_and_leaves_no_process() {
             "--",
             "bash",
             "-c",
-            "trap 'echo bye; exit 0' TERM; echo $$; while :; do sleep 0.1; done",
+            "trap 'echo bye; exit 0' TERM; echo $BASHPID; while :; do sleep 0.1; done",
         ])
         .ok();
     let pid = eventually("the script says its pid", || {

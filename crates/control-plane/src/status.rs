@@ -519,10 +519,21 @@ impl ApiError {
         if !self.reason.is_empty() {
             status["reason"] = self.reason.into();
         }
-        if !details.is_empty() {
+        if !details.is_empty() || self.is_about_the_request() {
             status["details"] = Value::Object(details);
         }
         status
+    }
+
+    /// Whether the refusal is about the request as such and no object: the real server's generic
+    /// answers carry details, empty ones.
+    fn is_about_the_request(&self) -> bool {
+        match self.code {
+            StatusCode::METHOD_NOT_ALLOWED => true,
+            StatusCode::NOT_FOUND | StatusCode::FORBIDDEN => self.kind.is_empty(),
+            StatusCode::UNPROCESSABLE_ENTITY => self.causes.is_empty(),
+            _ => false,
+        }
     }
 }
 

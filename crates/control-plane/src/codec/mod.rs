@@ -265,7 +265,7 @@ fn finish(gvk: Gvk, read: Read<'_>, expect: Option<&Gvk>) -> Result<Decoded, Dec
 }
 
 /// The Go package of a group's internal types, as error messages show it.
-fn internal_package(group: &str) -> &str {
+pub(crate) fn internal_package(group: &str) -> &str {
     match group.split('.').next() {
         None | Some("") => "core",
         Some(first) => first,

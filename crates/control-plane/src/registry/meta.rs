@@ -81,10 +81,15 @@ pub(super) fn settle_namespace(
             Ok(())
         }
         own if own == namespace => Ok(()),
-        _ => Err(ApiError::bad_request(
-            "the namespace of the provided object does not match the namespace sent on the request",
-        )),
+        _ => Err(other_namespace()),
     }
+}
+
+/// The refusal of an object that names another namespace than the request.
+pub(super) fn other_namespace() -> ApiError {
+    ApiError::bad_request(
+        "the namespace of the provided object does not match the namespace sent on the request",
+    )
 }
 
 /// The parsed `metadata.resourceVersion`, or `None` where there is none.

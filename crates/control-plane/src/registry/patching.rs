@@ -5,7 +5,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::meta::text;
+use super::meta::{self, text};
 use super::write::{Target, to_storage};
 use super::{Context, FieldValidation, Patch, PatchKind, Registry};
 use crate::resource::ResourceDef;
@@ -33,7 +33,7 @@ impl Registry {
         let kind = schema()
             .type_of_gvk(&def.gvk())
             .ok_or_else(|| ApiError::internal(format!("{} has no schema", def.gvk())))?;
-        let parsed = parse(context, def, kind, patch)?;
+        let parsed = parse(def, patch)?;
         if let Parsed::Apply(applied) = &parsed {
             return self
                 .apply(context, target, kind, applied, patch.force)
@@ -47,7 +47,7 @@ impl Registry {
                 Parsed::Strategic(body) => patch::strategic(&live, body, kind)?,
                 Parsed::Apply(_) => unreachable!("handled above"),
             };
-            normalize(context, def, kind, &mut object, &parsed)?;
+            normalize(context, def, kind, &mut object, &parsed, patch)?;
             check_identity(target, &live, &object)?;
             defaults::apply(&def.gvk(), &mut object);
             to_storage(def, &mut object);
@@ -76,12 +76,10 @@ impl Registry {
                 )],
             ));
         }
-        let own = text(applied, "name");
-        if !own.is_empty() && own != target.name {
-            return Err(ApiError::bad_request(format!(
-                "the name of the object ({own}) does not match the name on the URL ({})",
-                target.name
-            )));
+        check_name(target, applied)?;
+        let own = text(applied, "namespace");
+        if target.def.namespaced && !own.is_empty() && own != target.namespace {
+            return Err(meta::other_namespace());
         }
         let run = |live: Option<&Value>| -> Result<Value, ApiError> {
             let writer = patch::apply::Writer {
@@ -136,22 +134,11 @@ impl Registry {
     }
 }
 
-fn parse(
-    context: &Context,
-    def: &ResourceDef,
-    kind: TypeId,
-    patch: &Patch,
-) -> Result<Parsed, ApiError> {
+fn parse(def: &ResourceDef, patch: &Patch) -> Result<Parsed, ApiError> {
     Ok(match patch.kind {
         PatchKind::Json => Parsed::Json(patch.body.clone()),
-        PatchKind::Merge => {
-            report(context, codec::find_duplicates(&patch.body))?;
-            Parsed::Merge(patch::parse_merge(&patch.body)?)
-        }
-        PatchKind::Strategic => {
-            report(context, codec::find_duplicates(&patch.body))?;
-            Parsed::Strategic(patch::parse_strategic(&patch.body)?)
-        }
+        PatchKind::Merge => Parsed::Merge(patch::parse_merge(&patch.body)?),
+        PatchKind::Strategic => Parsed::Strategic(patch::parse_strategic(&patch.body)?),
         PatchKind::Apply => {
             let applied = codec::yaml_to_json(&patch.body)
                 .map_err(|error| ApiError::bad_request(format!("error decoding YAML: {error}")))?;
@@ -168,24 +155,6 @@ fn parse(
     })
 }
 
-/// Refuses or warns of what strict validation finds.
-pub(super) fn report(
-    context: &Context,
-    problems: Vec<codec::StrictProblem>,
-) -> Result<(), ApiError> {
-    match context.field_validation {
-        _ if problems.is_empty() => Ok(()),
-        FieldValidation::Ignore => Ok(()),
-        FieldValidation::Warn => {
-            for problem in problems {
-                context.warn(problem.to_string());
-            }
-            Ok(())
-        }
-        FieldValidation::Strict => Err(ApiError::bad_request(codec::strict_message(&problems))),
-    }
-}
-
 /// Makes the result of a patch an object of its kind again.
 fn normalize(
     context: &Context,
@@ -193,37 +162,82 @@ fn normalize(
     kind: TypeId,
     object: &mut Value,
     parsed: &Parsed,
+    patch: &Patch,
 ) -> Result<(), ApiError> {
-    report(context, codec::check_strict(object, kind))?;
-    let before = object.to_string();
+    let before = match parsed {
+        Parsed::Strategic(body) => patch::go_value(body),
+        _ => object.to_string(),
+    };
+    let refuse = |why: String| patch::undecodable(before.clone(), why);
+
+    let found = Gvk::from_api_version(
+        object["apiVersion"].as_str().unwrap_or_default(),
+        object["kind"].as_str().unwrap_or_default(),
+    );
+    if found != def.gvk() {
+        return Err(refuse(wrong_kind(def, &found)));
+    }
+
+    let of_what = match parsed {
+        Parsed::Json(_) => "json patch ",
+        _ => "",
+    };
+    let mut problems: Vec<String> = codec::find_duplicates(&patch.body)
+        .iter()
+        .map(|problem| format!("{of_what}{problem}"))
+        .collect();
+    let unknown = codec::check_strict(object, kind);
+    problems.extend(unknown.iter().map(ToString::to_string));
+    match context.field_validation {
+        FieldValidation::Strict if !problems.is_empty() => {
+            let list = problems.join(", ");
+            return Err(refuse(format!("strict decoding error: {list}")));
+        }
+        FieldValidation::Warn => {
+            for problem in problems {
+                context.warn(problem);
+            }
+        }
+        _ => {}
+    }
     patch::apply::keep_reset(object);
-    codec::coerce(object, kind).map_err(|error| {
-        let shown = match parsed {
-            Parsed::Strategic(body) => patch::go_value(body),
-            _ => before,
-        };
-        patch::undecodable(shown, error.to_string())
-    })?;
-    object["apiVersion"] = def.api_version().into();
-    object["kind"] = def.kind.into();
+    codec::coerce(object, kind).map_err(|error| refuse(error.to_string()))?;
     Ok(())
+}
+
+/// Why the result of a patch is not of the kind that was patched.
+fn wrong_kind(def: &ResourceDef, found: &Gvk) -> String {
+    match schema().type_of_gvk(found) {
+        Some(id) => format!(
+            "converting ({}) to ({}.{}): unknown conversion",
+            schema().get(id).go_name(),
+            codec::internal_package(def.group),
+            def.kind
+        ),
+        None => codec::DecodeError::UnknownKind(found.clone()).to_string(),
+    }
+}
+
+/// The name must be there, and that of the path.
+fn check_name(target: &Target<'_>, object: &Value) -> Result<(), ApiError> {
+    match text(object, "name") {
+        "" => Err(ApiError::bad_request(format!(
+            "the name of the object ({} based on URL) was undeterminable: name must be provided",
+            target.name
+        ))),
+        name if name != target.name => Err(ApiError::bad_request(format!(
+            "the name of the object ({name}) does not match the name on the URL ({})",
+            target.name
+        ))),
+        _ => Ok(()),
+    }
 }
 
 /// A patch may not move an object.
 fn check_identity(target: &Target<'_>, live: &Value, object: &Value) -> Result<(), ApiError> {
-    let name = text(object, "name");
-    if name != target.name {
-        return Err(ApiError::bad_request(format!(
-            "the name of the object ({name}) does not match the name on the URL ({})",
-            target.name
-        )));
-    }
-    let namespace = text(object, "namespace");
-    if namespace != text(live, "namespace") {
-        return Err(ApiError::bad_request(format!(
-            "the namespace of the object ({namespace}) does not match the namespace on the request ({})",
-            target.namespace
-        )));
+    check_name(target, object)?;
+    if text(object, "namespace") != text(live, "namespace") {
+        return Err(meta::other_namespace());
     }
     let version = text(object, "resourceVersion");
     if !version.is_empty() && version != text(live, "resourceVersion") {

@@ -194,6 +194,7 @@ impl Registry {
                 }
                 return Err(ApiError::not_found(def.group, def.plural, name));
             };
+            check_uid(def, &existing, &object)?;
             match version {
                 Some(version) if version != existing.revision => {
                     return Err(ApiError::stale(def.group, def.plural, name));
@@ -269,19 +270,6 @@ impl Registry {
         let gvk = def.gvk();
         let now = Timestamp::now();
         let old = existing.value();
-        let uid = text(&object, "uid");
-        if !uid.is_empty() && uid != text(&old, "uid") {
-            return Err(ApiError::conflict(
-                def.group,
-                def.plural,
-                name,
-                format!(
-                    "StorageError: invalid object, Code: 4, Key: /registry/{}, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
-                    existing.key,
-                    text(&old, "uid")
-                ),
-            ));
-        }
         meta::keep_system_fields(&mut object, &old);
         if context.tracks_fields() {
             let writer = apply::Writer {
@@ -328,6 +316,24 @@ impl Registry {
             Err(other) => Err(unavailable(&other)),
         }
     }
+}
+
+/// An update that names another UID means another object.
+fn check_uid(def: &ResourceDef, existing: &Object, object: &Value) -> Result<(), ApiError> {
+    let (uid, old) = (text(object, "uid"), existing.value());
+    let current = text(&old, "uid");
+    if uid.is_empty() || uid == current {
+        return Ok(());
+    }
+    Err(ApiError::conflict(
+        def.group,
+        def.plural,
+        existing.name(),
+        format!(
+            "StorageError: invalid object, Code: 4, Key: /registry/{}, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: UID in precondition: {uid}, UID in object meta: {current}",
+            existing.key,
+        ),
+    ))
 }
 
 /// Whether an update takes away the last thing that held a deleted object.

@@ -19,7 +19,7 @@ use crate::codec::{self, DecodeError};
 use crate::registry::{Context, DeleteOptions, Deleted, FieldValidation, Patch, PatchKind};
 use crate::resource::ResourceDef;
 use crate::schema::Gvk;
-use crate::status::ApiError;
+use crate::status::{ApiError, FieldError};
 use crate::store::Object;
 
 pub(super) async fn answer(call: Call, body: Incoming) -> Result<Response<Body>, ApiError> {
@@ -263,10 +263,22 @@ pub(super) async fn patch(call: &Call, body: Incoming) -> Result<Response<Body>,
         // The manager of an apply is never guessed.
         context.field_manager.clear();
     }
+    let force = call.query.flag("force");
+    if force.is_some() && kind != PatchKind::Apply {
+        return Err(ApiError::invalid(
+            "meta.k8s.io",
+            "PatchOptions",
+            "",
+            &[FieldError::forbidden(
+                "force",
+                "may not be specified for non-apply patch",
+            )],
+        ));
+    }
     let patch = Patch {
         kind,
         body: body::read(body).await?,
-        force: call.query.flag("force").unwrap_or(false),
+        force: force.unwrap_or(false),
     };
     let path = &call.path;
     let existed = call
@@ -326,10 +338,19 @@ pub(super) fn read_delete_options(
     options: &Value,
     context: &mut Context,
 ) -> Result<DeleteOptions, ApiError> {
-    if options["dryRun"]
-        .as_array()
-        .is_some_and(|list| list.iter().any(|value| value == "All"))
-    {
+    if let Some(asked) = options["dryRun"].as_array().filter(|list| !list.is_empty()) {
+        if asked.iter().any(|value| value != "All") {
+            return Err(ApiError::invalid(
+                "meta.k8s.io",
+                DELETE_OPTIONS,
+                "",
+                &[FieldError::not_supported(
+                    "dryRun",
+                    options["dryRun"].clone(),
+                    &["All"],
+                )],
+            ));
+        }
         context.dry_run = true;
     }
     let text = |value: &Value| value.as_str().map(str::to_owned);

@@ -20,7 +20,6 @@ quickstart: build ## run a control plane, a node and a pod; print the pod's outp
 	$(BIN) up --state-dir $(STATE) --apply examples/quickstart.yaml --wait --logs
 
 test: fmt lint deny doc ## all tests
-	$(CARGO) build --locked --profile fast --bin vk-cmd
 	$(CARGO) test --locked --workspace
 
 fmt: tools

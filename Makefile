@@ -17,6 +17,7 @@ build: tools ## build the program, optimised, quick to build
 	$(CARGO) build --locked --profile fast --bin vk-cmd
 
 quickstart: build ## run a control plane, a node and a pod; print the pod's output
+	@rm -rf $(STATE) # of an earlier quick start
 	$(BIN) up --state-dir $(STATE) --apply examples/quickstart.yaml --wait --logs
 
 test: fmt lint deny doc ## all tests

@@ -109,7 +109,7 @@ pub(super) fn add(
             .meta("DeleteOptions")
             .map(|schema| (everything, schema));
         let answer = types.meta("Status");
-        let mut operation = names.operation(
+        let operation = names.operation(
             "deleteCollection",
             "deletecollection",
             &gvk,
@@ -117,7 +117,6 @@ pub(super) fn add(
             body,
             answer,
         );
-        operation.query = DELETE;
         collection.push(("delete", operation));
     }
     put(
@@ -170,7 +169,6 @@ pub(super) fn add(
     for sub in &resource.subresources {
         let path = format!("{scope}/{}/{{name}}/{}", resource.plural, sub.name);
         let operations = sub_operations(sub, &names, &mut types);
-        // Operations borrow their kind, so they are written down here.
         put_values(paths, path, operations, resource.namespaced, true);
     }
     if resource.namespaced && has("list") {
@@ -210,8 +208,7 @@ fn sub_operations(
             "patch" => (PATCHING, Some((PATCH_TYPES, reference(PATCH)))),
             _ => (WRITE, schema.clone().map(|schema| (everything, schema))),
         };
-        let action = if method == "get" { "get" } else { method };
-        let mut operation = names.operation(prefix, action, &gvk, query, body, schema.clone());
+        let mut operation = names.operation(prefix, method, &gvk, query, body, schema.clone());
         operation.id.push_str(&suffix);
         operations.push((method, operation.render()));
     }

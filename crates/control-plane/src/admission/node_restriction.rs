@@ -12,7 +12,6 @@ use serde_json::{Map, Value};
 use super::{Lookup, Operation, Request, service_account, text};
 use crate::auth::User;
 use crate::auth::graph::{MIRROR_POD_ANNOTATION, RefKind, references};
-use crate::auth::tokens::ISSUER;
 use crate::status::ApiError;
 
 /// The label that nodes may set here, though it is in a reserved domain.
@@ -336,7 +335,13 @@ fn check_token(
         .and_then(Value::as_array)
         .map(Vec::as_slice)
         .unwrap_or_default();
-    let known: Vec<&str> = pod
+    let audience = match asked {
+        // The audience of the API server, as a projection without an audience means it.
+        [] => "",
+        [one] => one.as_str().unwrap_or_default(),
+        _ => return Some("node may only request 0 or 1 audiences".to_owned()),
+    };
+    let is_known = pod
         .pointer("/spec/volumes")
         .and_then(Value::as_array)
         .into_iter()
@@ -344,21 +349,13 @@ fn check_token(
         .filter_map(|volume| volume.pointer("/projected/sources")?.as_array())
         .flatten()
         .filter_map(|source| source.get("serviceAccountToken"))
-        .map(|projection| text(projection, "/audience"))
-        .collect();
-    asked
-        .iter()
-        .filter_map(Value::as_str)
-        .find(|audience| {
-            // The default audience is that of a projection which names none.
-            !known.contains(audience) && !(*audience == ISSUER && known.contains(&""))
-        })
-        .map(|audience| {
-            format!(
-                "audience {audience:?} not found in pod spec volume, system:node:{node} is not \
-                 authorized to request tokens for this audience"
-            )
-        })
+        .any(|projection| text(projection, "/audience") == audience);
+    (!is_known).then(|| {
+        format!(
+            "audience {audience:?} not found in pod spec volume, system:node:{node} is not \
+             authorized to request tokens for this audience"
+        )
+    })
 }
 
 #[cfg(test)]

@@ -50,10 +50,11 @@ pub async fn ensure(registry: &Registry, facts: &Facts) -> Result<(), ApiError> 
     create_all(registry, &context, namespaces).await?;
     create_all(registry, &context, objects(facts)).await?;
     keep_current(registry, &context, facts).await?;
-    for namespace in NAMESPACES {
-        accounts::ensure(registry, namespace, &facts.ca_pem).await?;
-    }
-    Ok(())
+    futures::future::try_join_all(
+        NAMESPACES.map(|namespace| accounts::ensure(registry, namespace, &facts.ca_pem)),
+    )
+    .await
+    .map(|_| ())
 }
 
 struct Wanted<'a> {

@@ -187,7 +187,7 @@ fn parse_rule(verbs: &str, rest: &[&str]) -> Value {
             .map(|word| if word == "-" { "" } else { word }.to_owned())
             .collect()
     };
-    let verbs = verbs
+    let mut verbs: Vec<String> = verbs
         .split(',')
         .flat_map(|verb| {
             if verb == "read" {
@@ -198,6 +198,7 @@ fn parse_rule(verbs: &str, rest: &[&str]) -> Value {
         })
         .map(str::to_owned)
         .collect();
+    verbs.sort();
     let rule = match rest {
         ["url", paths] => PolicyRule {
             non_resource_urls: list(paths),

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::feed::{Feed, News};
 use super::queue::Queue;
@@ -146,12 +146,6 @@ pub async fn run(registry: Registry, ca_pem: Arc<str>) {
     }
 }
 
-/// The certificate in a ConfigMap as [`ensure`] writes it.
-#[cfg(test)]
-fn certificate(map: &Value) -> &str {
-    text(map, "/data/ca.crt")
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::testing::{eventually, registry};
@@ -190,7 +184,7 @@ mod tests {
             .unwrap();
         eventually(&registry, || {
             let map = registry.get(maps, "a", ROOT_CA).ok()?.value();
-            (certificate(&map) == "PEM").then_some(())
+            (map["data"]["ca.crt"] == "PEM").then_some(())
         })
         .await;
         registry.store().close().await;

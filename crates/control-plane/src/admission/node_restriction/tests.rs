@@ -116,7 +116,8 @@ fn a_node_changes_itself_but_not_its_taints_owners_and_reserved_labels() {
         node["metadata"]["labels"]["kubernetes.io/role"] = json!("agent");
     });
     check("nodes", "n1", &cordoned, Some(&old)).unwrap();
-    let cases: [(&dyn Fn(&mut Value), &str); 4] = [
+    type Change<'a> = &'a dyn Fn(&mut Value);
+    let cases: [(Change<'_>, &str); 4] = [
         (
             &|node| node["spec"]["taints"] = Value::Null,
             "node \"n1\" is not allowed to modify taints",
@@ -240,7 +241,7 @@ fn a_node_gets_tokens_bound_to_its_pods_for_their_audiences() {
     };
     let pod = |name: &str, uid: &str| json!({"kind": "Pod", "name": name, "uid": uid});
     ask(pod("mine", "uid-n1"), Value::Null).unwrap();
-    ask(pod("mine", "uid-n1"), json!(["vault", ISSUER])).unwrap();
+    ask(pod("mine", "uid-n1"), json!(["vault"])).unwrap();
     let cases = [
         (
             ask(Value::Null, Value::Null),
@@ -258,6 +259,10 @@ fn a_node_gets_tokens_bound_to_its_pods_for_their_audiences() {
         (
             ask(pod("other", "uid-n2"), Value::Null),
             "node requested token bound to a pod scheduled on a different node",
+        ),
+        (
+            ask(pod("mine", "uid-n1"), json!(["vault", "vault"])),
+            "node may only request 0 or 1 audiences",
         ),
         (
             ask(pod("mine", "uid-n1"), json!(["zzz"])),

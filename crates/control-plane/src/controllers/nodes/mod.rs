@@ -28,6 +28,10 @@ use crate::store::Object;
 /// How long a node may be silent (the real `--node-monitor-grace-period`).
 const GRACE: Duration = Duration::from_secs(50);
 
+/// A look at a node that comes so much too late tells that we were held up ourselves (stopped, or
+/// out of CPU); the node's renewals may then still be on their way, and it gets the whole time again.
+const HELD_UP: Duration = Duration::from_secs(5);
+
 /// How long a node must be gone before its pods go (the real pod garbage collector's quarantine).
 const QUARANTINE: Duration = Duration::from_secs(40);
 
@@ -49,6 +53,8 @@ enum Work {
 struct Sign {
     lease: String,
     heartbeat: String,
+    /// When we saw it.
+    seen: Option<Instant>,
 }
 
 struct Nodes {
@@ -87,7 +93,7 @@ pub async fn run(registry: Registry) {
                 }
             }
             work = nodes.queue.next() => {
-                match nodes.settle(&work).await {
+                match nodes.settle(&work, Instant::now()).await {
                     Ok(()) => nodes.queue.succeeded(&work),
                     Err(error) if error.is_not_found() => nodes.queue.succeeded(&work),
                     Err(error) => {
@@ -121,6 +127,9 @@ impl Nodes {
 
     /// The time of silence starts again.
     fn alive(&mut self, node: &str, now: Instant) {
+        if let Some(sign) = self.signs.get_mut(node) {
+            sign.seen = Some(now);
+        }
         self.queue.set(Work::Silent(node.to_owned()), now + GRACE);
     }
 
@@ -189,14 +198,25 @@ impl Nodes {
         pods
     }
 
-    async fn settle(&mut self, work: &Work) -> Result<(), ApiError> {
+    async fn settle(&mut self, work: &Work, clock: Instant) -> Result<(), ApiError> {
         let now = Timestamp::now();
         match work {
+            Work::Silent(node) if self.is_held_up(node, clock) => {
+                self.alive(node, clock);
+                Ok(())
+            }
             Work::Silent(node) => self.mark_unknown(node, now).await,
             Work::Taints(node) => self.set_taints(node, now).await,
             Work::Evict(pod) => self.evict(pod, now).await,
             Work::Orphan(pod) => self.collect_orphan(pod, now).await,
         }
+    }
+
+    fn is_held_up(&self, node: &str, now: Instant) -> bool {
+        self.signs
+            .get(node)
+            .and_then(|sign| sign.seen)
+            .is_some_and(|seen| now.saturating_duration_since(seen) > GRACE + HELD_UP)
     }
 
     async fn mark_unknown(&self, name: &str, now: Timestamp) -> Result<(), ApiError> {

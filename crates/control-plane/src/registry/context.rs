@@ -14,6 +14,25 @@ pub enum FieldValidation {
     Strict,
 }
 
+/// Warnings for the client of a request: `Warning: 299` headers. Clones share them.
+#[derive(Debug, Clone, Default)]
+pub struct Warnings(Arc<Mutex<Vec<String>>>);
+
+impl Warnings {
+    /// Adds a warning. The same one is sent once.
+    pub fn add(&self, warning: String) {
+        let mut warnings = self.0.lock().unwrap_or_else(|e| e.into_inner());
+        if !warnings.contains(&warning) {
+            warnings.push(warning);
+        }
+    }
+
+    /// Takes the warnings.
+    pub fn take(&self) -> Vec<String> {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(|e| e.into_inner()))
+    }
+}
+
 /// Who writes, and how.
 #[derive(Debug)]
 pub struct Context {
@@ -27,7 +46,7 @@ pub struct Context {
     pub field_validation: FieldValidation,
     /// An apply wrote the managed fields itself.
     applies: bool,
-    warnings: Arc<Mutex<Vec<String>>>,
+    warnings: Warnings,
 }
 
 impl Context {
@@ -39,8 +58,15 @@ impl Context {
             field_manager: String::new(),
             field_validation: FieldValidation::default(),
             applies: false,
-            warnings: Arc::default(),
+            warnings: Warnings::default(),
         }
+    }
+
+    /// The same, with warnings collected in `warnings`.
+    #[must_use]
+    pub fn with_warnings(mut self, warnings: Warnings) -> Self {
+        self.warnings = warnings;
+        self
     }
 
     /// A request of a part of this control plane, for example `system:kube-scheduler`; it may do
@@ -52,13 +78,9 @@ impl Context {
         }
     }
 
-    /// Adds a warning for the client: a `Warning: 299` header. The same one is sent once.
+    /// Adds a warning for the client.
     pub fn warn(&self, warning: impl Into<String>) {
-        let warning = warning.into();
-        let mut warnings = self.warnings.lock().unwrap_or_else(|e| e.into_inner());
-        if !warnings.contains(&warning) {
-            warnings.push(warning);
-        }
+        self.warnings.add(warning.into());
     }
 
     /// Whether managed fields are recorded: parts of this control plane that name no manager
@@ -77,10 +99,5 @@ impl Context {
             applies: true,
             warnings: self.warnings.clone(),
         }
-    }
-
-    /// Takes the warnings.
-    pub fn take_warnings(&self) -> Vec<String> {
-        std::mem::take(&mut *self.warnings.lock().unwrap_or_else(|e| e.into_inner()))
     }
 }

@@ -114,12 +114,12 @@ impl Registry {
     ) -> Result<Vec<Arc<Object>>, ApiError> {
         let listed = self.list(def, namespace, list)?;
         let mut deleted = Vec::with_capacity(listed.objects.len());
-        for object in &listed.objects {
+        for object in listed.objects {
             let outcome = self
                 .delete_object(context, def, object.namespace(), object.name(), options)
                 .await;
             match outcome {
-                Ok(outcome) => deleted.push(outcome.object().clone()),
+                Ok(_) => deleted.push(object),
                 Err(error) if error.is_not_found() => {}
                 Err(error) => return Err(error),
             }
@@ -221,7 +221,10 @@ fn object_step(def: &ResourceDef, old: &Value, options: &DeleteOptions, now: Tim
         }
         (None, _) => false,
     };
-    set_finalizers(&mut object, propagate(finalizers(old), options.propagation));
+    let wish = options
+        .propagation
+        .or_else(|| default_propagation(def, old));
+    set_finalizers(&mut object, propagate(finalizers(old), wish));
     let held = !finalizers(&object).is_empty();
     if !graceful {
         if !held {
@@ -277,6 +280,18 @@ fn mark_ungraceful(object: &mut Value, now: Timestamp) {
         metadata.insert("deletionTimestamp".to_owned(), rfc3339(now).into());
     }
     metadata.insert("deletionGracePeriodSeconds".to_owned(), 0.into());
+}
+
+/// What becomes of dependents where nobody says it: the oldest kinds let them live on.
+fn default_propagation(def: &ResourceDef, object: &Value) -> Option<Propagation> {
+    let said = finalizers(object)
+        .iter()
+        .any(|finalizer| finalizer == FOREGROUND || finalizer == ORPHAN);
+    let old = matches!(
+        (def.group, def.kind),
+        ("batch", "Job") | ("", "ReplicationController")
+    );
+    (old && !said).then_some(Propagation::Orphan)
 }
 
 /// The finalizers after the wish for the dependents is known.

@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-pub use context::{Context, FieldValidation};
+pub use context::{Context, FieldValidation, Warnings};
 pub use delete::{FOREGROUND, ORPHAN};
 pub use meta::rfc3339;
 pub use options::{
@@ -216,7 +216,7 @@ impl Registry {
             .await
     }
 
-    /// Deletes what a list with `list` holds; gives what was deleted or marked.
+    /// Deletes what a list with `list` holds; gives the objects as they were.
     ///
     /// # Errors
     /// Those of [`Registry::list`] and [`Registry::delete`], but for 404.

@@ -117,17 +117,6 @@ impl Registry {
         }
         admit::mutate(self, context, &target, Operation::Create, &mut object, None).await?;
         defaults::strategy::prepare_for_create(&gvk, &mut object);
-        if name.is_empty() {
-            return Err(ApiError::invalid(
-                def.group,
-                def.kind,
-                "",
-                &[FieldError::required(
-                    "metadata.name",
-                    "name or generateName is required",
-                )],
-            ));
-        }
         let errors = validation::create(&gvk, def.namespaced, &object);
         if !errors.is_empty() {
             return Err(ApiError::invalid(def.group, def.kind, &name, &errors));
@@ -351,10 +340,29 @@ fn ends_with_this_update(def: &ResourceDef, old: &Value, new: &Value) -> bool {
 
 /// Converts to the stored version.
 pub(super) fn to_storage(def: &'static ResourceDef, object: &mut Value) -> &'static ResourceDef {
+    if def.kind == "Secret" {
+        encode_string_data(object);
+    }
     if let Some(conversion) = &def.conversion {
         (conversion.to_storage)(object);
     }
     def.storage()
+}
+
+/// `stringData` of a Secret is a convenience of writers: it becomes `data`.
+fn encode_string_data(secret: &mut Value) {
+    use base64::Engine as _;
+    let Some(object) = secret.as_object_mut() else {
+        return;
+    };
+    let Some(Value::Object(texts)) = object.remove("stringData") else {
+        return;
+    };
+    for (key, text) in texts {
+        let text = text.as_str().unwrap_or_default();
+        let encoded = base64::engine::general_purpose::STANDARD.encode(text);
+        secret["data"][key] = encoded.into();
+    }
 }
 
 fn already_exists(def: &ResourceDef, name: &str, existing: &Object) -> ApiError {

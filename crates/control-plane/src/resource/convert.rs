@@ -74,6 +74,11 @@ const CURRENT_METRICS: &str = "autoscaling.alpha.kubernetes.io/current-metrics";
 const CONDITIONS: &str = "autoscaling.alpha.kubernetes.io/conditions";
 const BEHAVIOR: &str = "autoscaling.alpha.kubernetes.io/behavior";
 
+/// A part of an object, where it is there.
+fn part<'a>(object: &'a mut Value, name: &str) -> Option<&'a mut Map<String, Value>> {
+    object.get_mut(name)?.as_object_mut()
+}
+
 fn is_cpu_utilization(metric: &Value) -> bool {
     metric["type"] == "Resource"
         && metric["resource"]["name"] == "cpu"
@@ -99,7 +104,7 @@ fn put_annotation(object: &mut Value, key: &str, value: &Value) {
 }
 
 fn drop_empty_annotations(object: &mut Value) {
-    if let Some(metadata) = object["metadata"].as_object_mut()
+    if let Some(metadata) = part(object, "metadata")
         && metadata
             .get("annotations")
             .and_then(Value::as_object)
@@ -116,7 +121,7 @@ fn autoscaler_to_v2(object: &mut Value) {
     let conditions = take_annotation(object, CONDITIONS);
     let behavior = take_annotation(object, BEHAVIOR);
     drop_empty_annotations(object);
-    if let Some(spec) = object["spec"].as_object_mut() {
+    if let Some(spec) = part(object, "spec") {
         let mut metrics = Vec::new();
         if let Some(percent) = spec.remove("targetCPUUtilizationPercentage") {
             metrics.push(json!({"type": "Resource", "resource": {"name": "cpu",
@@ -132,7 +137,7 @@ fn autoscaler_to_v2(object: &mut Value) {
             spec.insert("behavior".to_owned(), behavior);
         }
     }
-    if let Some(status) = object["status"].as_object_mut() {
+    if let Some(status) = part(object, "status") {
         let mut metrics = Vec::new();
         if let Some(percent) = status.remove("currentCPUUtilizationPercentage") {
             metrics.push(json!({"type": "Resource", "resource": {"name": "cpu",
@@ -154,7 +159,7 @@ fn autoscaler_from_v2(object: &mut Value) {
     object["apiVersion"] = "autoscaling/v1".into();
     let mut others = Vec::new();
     let mut behavior = None;
-    if let Some(spec) = object["spec"].as_object_mut() {
+    if let Some(spec) = part(object, "spec") {
         if let Some(Value::Array(metrics)) = spec.remove("metrics") {
             for metric in metrics {
                 if is_cpu_utilization(&metric)
@@ -171,7 +176,7 @@ fn autoscaler_from_v2(object: &mut Value) {
     }
     let mut current = Vec::new();
     let mut conditions = None;
-    if let Some(status) = object["status"].as_object_mut() {
+    if let Some(status) = part(object, "status") {
         if let Some(Value::Array(metrics)) = status.remove("currentMetrics") {
             for metric in metrics {
                 if is_current_cpu(&metric)

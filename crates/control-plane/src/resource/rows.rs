@@ -196,7 +196,7 @@ pub(super) static ROWS: &[ResourceDef] = &[
     row("apps", "v1", "Deployment", "deployments", "deployment", NAMESPACED).short(&["deploy"]).category(&["all"])
         .subs(&[SCALE, status("Deployment")]).print(&print::workload::DEPLOYMENTS),
     row("apps", "v1", "ReplicaSet", "replicasets", "replicaset", NAMESPACED).short(&["rs"]).category(&["all"])
-        .subs(&[SCALE, status("ReplicaSet")]).select(fields::REPLICAS).print(&print::workload::REPLICA_SETS),
+        .subs(&[SCALE, status("ReplicaSet")]).print(&print::workload::REPLICA_SETS),
     row("apps", "v1", "StatefulSet", "statefulsets", "statefulset", NAMESPACED).short(&["sts"]).category(&["all"])
         .subs(&[SCALE, status("StatefulSet")]).print(&print::workload::STATEFUL_SETS),
 

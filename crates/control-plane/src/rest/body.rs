@@ -173,3 +173,15 @@ pub(super) fn failure(error: &ApiError) -> Response<Body> {
 pub(super) fn json_type() -> HeaderValue {
     JSON
 }
+
+/// Adds a `Warning` header.
+pub(super) fn add_warning(response: &mut Response<Body>, warning: &str) {
+    let plain: String = warning
+        .chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect();
+    let quoted = plain.replace('\\', "\\\\").replace('"', "\\\"");
+    if let Ok(value) = HeaderValue::from_str(&format!("299 - \"{quoted}\"")) {
+        response.headers_mut().append("warning", value);
+    }
+}

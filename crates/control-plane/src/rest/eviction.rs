@@ -38,7 +38,7 @@ pub(super) async fn answer(call: &Call, body: Incoming) -> Result<Response<Body>
     registry
         .delete(&context, call.def, &path.namespace, &path.name, &options)
         .await?;
-    Ok(done(call, &context))
+    Ok(done(call))
 }
 
 fn check_budgets(call: &Call, pod: &Value) -> Result<(), ApiError> {

@@ -16,10 +16,10 @@ use super::query::Query;
 use super::{Api, paths, resources};
 use crate::auth::authn::Peer;
 use crate::auth::{self, Attributes, User, review};
-use crate::registry::Context;
 use crate::registry::selector::FieldSelector;
+use crate::registry::{Context, Warnings};
 use crate::resource::ResourceDef;
-use crate::status::ApiError;
+use crate::status::{ApiError, FieldError};
 
 /// A request about a resource, after authorization.
 pub(super) struct Call {
@@ -31,16 +31,25 @@ pub(super) struct Call {
     pub(super) query: Query,
     pub(super) headers: HeaderMap,
     pub(super) form: Form,
+    pub(super) warnings: Warnings,
     pub(super) shutdown: CancellationToken,
 }
 
 impl Call {
     /// The context of a write, as the query and the headers describe it.
     pub(super) fn context(&self, options_kind: &str) -> Result<Context, ApiError> {
-        let mut context = Context::new(self.user.clone());
+        let mut context = Context::new(self.user.clone()).with_warnings(self.warnings.clone());
         context.dry_run = self.query.dry_run(options_kind)?;
         context.field_validation = self.query.field_validation(options_kind)?;
         context.field_manager = match self.query.get("fieldManager") {
+            Some(manager) if manager.len() > MANAGER_LIMIT => {
+                return Err(ApiError::invalid(
+                    "meta.k8s.io",
+                    options_kind,
+                    "",
+                    &[FieldError::too_long("fieldManager", MANAGER_LIMIT)],
+                ));
+            }
             Some(manager) if !manager.is_empty() => manager.to_owned(),
             _ => agent_name(&self.headers),
         };
@@ -93,8 +102,13 @@ pub(super) async fn handle(
     };
     let method = request.method().clone();
     let uri = request.uri().path().to_owned();
-    let answer = answer(api.clone(), peer, request, target, query, verb, shutdown).await;
-    let response = answer.unwrap_or_else(|error| body::failure(&error));
+    let warnings = Warnings::default();
+    let parts = (target, query, verb);
+    let answer = answer(api.clone(), peer, request, parts, &warnings, shutdown).await;
+    let mut response = answer.unwrap_or_else(|error| body::failure(&error));
+    for warning in warnings.take() {
+        body::add_warning(&mut response, &warning);
+    }
     let elapsed = started.elapsed();
     let code = response.status().as_u16();
     api.metrics.count(verb, resource, code, elapsed);
@@ -106,9 +120,8 @@ async fn answer(
     api: Arc<Api>,
     peer: &Peer,
     request: Request<Incoming>,
-    target: Target,
-    query: Query,
-    verb: &'static str,
+    (target, query, verb): (Target, Query, &'static str),
+    warnings: &Warnings,
     shutdown: CancellationToken,
 ) -> Result<Response<Body>, ApiError> {
     let user = authenticate(&api, peer, request.headers())?;
@@ -132,6 +145,7 @@ async fn answer(
         query,
         headers: head.headers,
         form,
+        warnings: warnings.clone(),
         shutdown,
     };
     resources::answer(call, body).await
@@ -216,9 +230,9 @@ fn authorize(
 fn resource_verb(path: &ResourcePath, method: &Method, query: &Query) -> &'static str {
     let one = !path.name.is_empty();
     match method.as_str() {
-        "GET" | "HEAD" if path.subresource.is_empty() && query.is_watch() => "watch",
-        "GET" | "HEAD" if one => "get",
-        "GET" | "HEAD" => "list",
+        "GET" if path.subresource.is_empty() && query.is_watch() => "watch",
+        "GET" if one => "get",
+        "GET" => "list",
         "POST" => "create",
         "PUT" => "update",
         "PATCH" => "patch",
@@ -231,7 +245,6 @@ fn resource_verb(path: &ResourcePath, method: &Method, query: &Query) -> &'stati
 fn method_name(method: &Method) -> &'static str {
     match method.as_str() {
         "GET" => "get",
-        "HEAD" => "head",
         "POST" => "post",
         "PUT" => "put",
         "PATCH" => "patch",
@@ -242,6 +255,7 @@ fn method_name(method: &Method) -> &'static str {
 
 fn other_method(method: &str) -> &'static str {
     match method {
+        "HEAD" => "head",
         "OPTIONS" => "options",
         _ => "other",
     }

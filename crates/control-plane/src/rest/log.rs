@@ -24,7 +24,9 @@ pub(super) async fn answer(call: &Call) -> Result<Response<Body>, ApiError> {
     let node = pod["spec"]["nodeName"].as_str().unwrap_or_default();
     if node.is_empty() {
         // Nothing has run yet, so there is nothing to show; the real server says so too.
-        return Ok(body::bytes(StatusCode::OK, TEXT, bytes::Bytes::new()));
+        let mut nothing = body::bytes(StatusCode::NO_CONTENT, TEXT, bytes::Bytes::new());
+        nothing.headers_mut().remove(http::header::CONTENT_TYPE);
+        return Ok(nothing);
     }
     let node = registry.get(stored("", "nodes"), "", node)?.value();
     let target = format!(
@@ -149,7 +151,7 @@ impl LogOptions {
         }
         match (self.since_seconds, &self.since_time) {
             (Some(_), Some(_)) => errors.push(FieldError::forbidden(
-                "",
+                "[]",
                 "at most one of `sinceTime` or `sinceSeconds` may be specified",
             )),
             (Some(seconds), None) if seconds < 1 => errors.push(FieldError::invalid(

@@ -119,6 +119,10 @@ fn version(git_version: &str) -> Value {
     json!({
         "major": "1",
         "minor": MINOR,
+        "emulationMajor": "1",
+        "emulationMinor": MINOR,
+        "minCompatibilityMajor": "1",
+        "minCompatibilityMinor": "33",
         "gitVersion": git_version,
         "gitCommit": "",
         "gitTreeState": "",

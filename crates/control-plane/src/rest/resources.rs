@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::HeaderValue;
 use http::{Response, StatusCode};
 use hyper::body::Incoming;
 use jiff::Timestamp;
@@ -39,18 +38,16 @@ pub(super) async fn answer(call: Call, body: Incoming) -> Result<Response<Body>,
     if !fits || !verbs.contains(&call.verb) {
         return Err(ApiError::method_not_allowed());
     }
-    let deprecation = call.def.deprecation;
-    let mut response = if !subresource.is_empty() {
+    if let Some(warning) = call.def.deprecation {
+        call.warnings.add(warning.to_owned());
+    }
+    if !subresource.is_empty() {
         subresources::answer(call, body).await
     } else if call.def.is_stored() {
         stored(call, body).await
     } else {
         reviews::answer(call, body).await
-    }?;
-    if let Some(warning) = deprecation {
-        add_warning(&mut response, warning);
     }
-    Ok(response)
 }
 
 async fn stored(call: Call, body: Incoming) -> Result<Response<Body>, ApiError> {
@@ -77,20 +74,11 @@ impl Call {
         }
     }
 
-    /// An answer that shows one stored object, and the warnings of the request.
-    pub(super) fn show(
-        &self,
-        status: StatusCode,
-        object: &Object,
-        context: Option<&Context>,
-    ) -> Response<Body> {
+    /// An answer that shows one stored object.
+    pub(super) fn show(&self, status: StatusCode, object: &Object) -> Response<Body> {
         let mut text = Vec::from(self.view().object(object, true, Timestamp::now()));
         text.push(b'\n');
-        let mut response = body::json_text(status, self.form.encoding, text.into());
-        if let Some(context) = context {
-            add_warnings(&mut response, context);
-        }
-        response
+        body::json_text(status, self.form.encoding, text.into())
     }
 
     /// The object in a request's body, decoded and checked against `expected`.
@@ -103,24 +91,6 @@ impl Call {
         let encoding = body::encoding_of(&self.headers)?;
         let bytes = body::read(body).await?;
         decode(context, expected, encoding, &bytes)
-    }
-}
-
-/// Adds one `Warning` header for each warning.
-pub(super) fn add_warnings(response: &mut Response<Body>, context: &Context) {
-    for warning in context.take_warnings() {
-        add_warning(response, &warning);
-    }
-}
-
-fn add_warning(response: &mut Response<Body>, warning: &str) {
-    let plain: String = warning
-        .chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect();
-    let quoted = plain.replace('\\', "\\\\").replace('"', "\\\"");
-    if let Ok(value) = HeaderValue::from_str(&format!("299 - \"{quoted}\"")) {
-        response.headers_mut().append("warning", value);
     }
 }
 
@@ -160,7 +130,7 @@ fn get(call: &Call) -> Result<Response<Body>, ApiError> {
         .api
         .registry
         .get(call.def, &call.path.namespace, &call.path.name)?;
-    Ok(call.show(StatusCode::OK, &object, None))
+    Ok(call.show(StatusCode::OK, &object))
 }
 
 fn list(call: &Call) -> Result<Response<Body>, ApiError> {
@@ -185,7 +155,7 @@ async fn create(call: &Call, body: Incoming) -> Result<Response<Body>, ApiError>
     if !def.acted_on {
         context.warn(unattended(def));
     }
-    Ok(call.show(StatusCode::CREATED, &object, Some(&context)))
+    Ok(call.show(StatusCode::CREATED, &object))
 }
 
 /// What a client is told that creates an object which nothing will act on.
@@ -232,7 +202,7 @@ pub(super) async fn write(
     } else {
         StatusCode::CREATED
     };
-    Ok(call.show(status, &object, Some(context)))
+    Ok(call.show(status, &object))
 }
 
 pub(super) fn patch_kind(call: &Call) -> Result<PatchKind, ApiError> {
@@ -304,7 +274,7 @@ pub(super) async fn patch(call: &Call, body: Incoming) -> Result<Response<Body>,
     } else {
         StatusCode::CREATED
     };
-    Ok(call.show(status, &object, Some(&context)))
+    Ok(call.show(status, &object))
 }
 
 const DELETE_OPTIONS: &str = "DeleteOptions";
@@ -370,6 +340,9 @@ pub(super) fn read_delete_options(
 async fn delete(call: &Call, body: Incoming) -> Result<Response<Body>, ApiError> {
     let mut context = call.context(DELETE_OPTIONS)?;
     let options = delete_options(call, &mut context, body).await?;
+    if options.propagation.is_none() && call.def.group == "batch" && call.def.kind == "Job" {
+        context.warn("child pods are preserved by default when jobs are deleted; set propagationPolicy=Background to remove them or set propagationPolicy=Orphan to suppress this warning");
+    }
     let deleted = call
         .api
         .registry
@@ -381,7 +354,7 @@ async fn delete(call: &Call, body: Incoming) -> Result<Response<Body>, ApiError>
             &options,
         )
         .await?;
-    Ok(show_deleted(call, &context, &deleted))
+    Ok(show_deleted(call, &deleted))
 }
 
 /// Kinds of which a delete answers with the object that is gone; for others it is a `Status`.
@@ -394,7 +367,7 @@ const RETURNED: [&str; 6] = [
     "ResourceQuota",
 ];
 
-fn show_deleted(call: &Call, context: &Context, deleted: &Deleted) -> Response<Body> {
+fn show_deleted(call: &Call, deleted: &Deleted) -> Response<Body> {
     match deleted {
         Deleted::Gone(object) if !RETURNED.contains(&call.def.kind) => {
             let uid = object.value()["metadata"]["uid"].clone();
@@ -404,13 +377,9 @@ fn show_deleted(call: &Call, context: &Context, deleted: &Deleted) -> Response<B
             }
             let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {},
                                 "status": "Success", "details": details});
-            let mut response = body::object(StatusCode::OK, call.form.encoding, &status);
-            add_warnings(&mut response, context);
-            response
+            body::object(StatusCode::OK, call.form.encoding, &status)
         }
-        Deleted::Gone(object) | Deleted::Marked(object) => {
-            call.show(StatusCode::OK, object, Some(context))
-        }
+        Deleted::Gone(object) | Deleted::Marked(object) => call.show(StatusCode::OK, object),
     }
 }
 
@@ -438,7 +407,5 @@ async fn delete_collection(call: &Call, body: Incoming) -> Result<Response<Body>
         ..call.view()
     };
     let text = view.list(&listed, Timestamp::now());
-    let mut response = body::json_text(StatusCode::OK, call.form.encoding, text);
-    add_warnings(&mut response, &context);
-    Ok(response)
+    Ok(body::json_text(StatusCode::OK, call.form.encoding, text))
 }

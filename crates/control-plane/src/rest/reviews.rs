@@ -6,7 +6,6 @@ use jiff::Timestamp;
 
 use super::body::{self, Body};
 use super::handler::Call;
-use super::resources::add_warnings;
 use super::subresources;
 use crate::auth::review;
 use crate::status::ApiError;
@@ -30,7 +29,9 @@ pub(super) async fn answer(call: Call, body: Incoming) -> Result<Response<Body>,
         "SelfSubjectRulesReview" => review::self_subject_rules(authorizer, user, &object)?,
         other => return Err(ApiError::not_implemented(other)),
     };
-    let mut response = body::object(StatusCode::CREATED, call.form.encoding, &answer);
-    add_warnings(&mut response, &context);
-    Ok(response)
+    Ok(body::object(
+        StatusCode::CREATED,
+        call.form.encoding,
+        &answer,
+    ))
 }

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::body::{self, Body};
 use super::handler::Call;
-use super::resources::{add_warnings, patch_kind};
+use super::resources::patch_kind;
 use crate::patch;
 use crate::registry::PatchKind;
 use crate::registry::selector::LabelSelector;
@@ -78,9 +78,7 @@ pub(super) async fn answer(call: &Call, body: Incoming) -> Result<Response<Body>
                 })
                 .await?;
             let scale = scale_of(&object.value());
-            let mut response = body::object(StatusCode::OK, call.form.encoding, &scale);
-            add_warnings(&mut response, &context);
-            Ok(response)
+            Ok(body::object(StatusCode::OK, call.form.encoding, &scale))
         }
         _ => Err(ApiError::method_not_allowed()),
     }

@@ -7,11 +7,10 @@ use serde_json::{Value, json};
 
 use super::body::{self, Body};
 use super::handler::Call;
-use super::resources::{add_warnings, patch, write};
+use super::resources::{patch, write};
 use super::{eviction, log, scale};
 use crate::admission;
 use crate::auth::request::token_request;
-use crate::registry::Context;
 use crate::schema::Gvk;
 use crate::status::ApiError;
 
@@ -26,9 +25,22 @@ pub(super) async fn answer(call: Call, body: Incoming) -> Result<Response<Body>,
         other => {
             // A path of an object that is not there is not found, whatever stands behind it.
             let path = &call.path;
-            call.api
+            let object = call
+                .api
                 .registry
-                .get(call.def, &path.namespace, &path.name)?;
+                .get(call.def, &path.namespace, &path.name)?
+                .value();
+            let streams = ["exec", "attach", "portforward"].contains(&other);
+            if streams
+                && object["spec"]["nodeName"]
+                    .as_str()
+                    .is_none_or(str::is_empty)
+            {
+                return Err(ApiError::bad_request(format!(
+                    "pod {} does not have a host assigned",
+                    path.name
+                )));
+            }
             Err(ApiError::not_implemented(format!(
                 "{}/{other}",
                 call.def.plural
@@ -46,7 +58,7 @@ async fn part(call: &Call, body: Incoming) -> Result<Response<Body>, ApiError> {
                 .api
                 .registry
                 .get(call.def, &path.namespace, &path.name)?;
-            Ok(call.show(StatusCode::OK, &object, None))
+            Ok(call.show(StatusCode::OK, &object))
         }
         "update" => {
             let context = call.context("UpdateOptions")?;
@@ -72,16 +84,14 @@ pub(super) async fn bind(call: &Call, body: Incoming) -> Result<Response<Body>, 
         .registry
         .bind(&context, &call.path.namespace, name, &binding)
         .await?;
-    Ok(done(call, &context))
+    Ok(done(call))
 }
 
 /// The `Status` of a create that makes no object.
-pub(super) fn done(call: &Call, context: &Context) -> Response<Body> {
+pub(super) fn done(call: &Call) -> Response<Body> {
     let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {},
                         "status": "Success", "code": 201});
-    let mut response = body::object(StatusCode::CREATED, call.form.encoding, &status);
-    add_warnings(&mut response, context);
-    response
+    body::object(StatusCode::CREATED, call.form.encoding, &status)
 }
 
 /// Lets admission refuse a create on a sub-resource.
@@ -114,7 +124,9 @@ async fn token(call: &Call, body: Incoming) -> Result<Response<Body>, ApiError> 
         &request,
         Timestamp::now(),
     )?;
-    let mut response = body::object(StatusCode::CREATED, call.form.encoding, &answer);
-    add_warnings(&mut response, &context);
-    Ok(response)
+    Ok(body::object(
+        StatusCode::CREATED,
+        call.form.encoding,
+        &answer,
+    ))
 }

@@ -3,6 +3,7 @@
 //!
 //! Objects come here decoded, pruned, defaulted and admitted, so their JSON types are right.
 
+mod batch;
 mod cluster;
 mod config;
 mod diff;
@@ -32,7 +33,7 @@ pub fn create(gvk: &Gvk, namespaced: bool, object: &Value) -> Vec<FieldError> {
         _ => {
             meta::create(&mut report, object, namespaced, meta::name_rule(gvk));
             if gvk.group == "batch" && gvk.kind == "Job" {
-                workloads::generated_selector(&mut report, object);
+                batch::generated_selector(&mut report, object);
             }
             body(&mut report, gvk, namespaced, object);
         }
@@ -62,8 +63,8 @@ fn body(report: &mut Report, gvk: &Gvk, namespaced: bool, object: &Value) {
         }
         ("apps", "DaemonSet") => workloads::daemon_set(report, object),
         ("apps", "StatefulSet") => workloads::stateful_set(report, object),
-        ("batch", "Job") => workloads::job(report, object),
-        ("batch", "CronJob") => workloads::cron_job(report, object),
+        ("batch", "Job") => batch::job(report, object),
+        ("batch", "CronJob") => batch::cron_job(report, object),
         ("autoscaling", "HorizontalPodAutoscaler") => workloads::autoscaler(report, object),
         ("policy", "PodDisruptionBudget") => workloads::disruption_budget(report, object),
         ("coordination.k8s.io", "Lease") => cluster::lease(report, object),
@@ -121,7 +122,7 @@ fn change(report: &mut Report, group: &str, kind: &str, object: &Value, old: &Va
             workloads::replicated_update(report, object, old);
         }
         ("apps", "StatefulSet") => workloads::stateful_set_update(report, object, old),
-        ("batch", "Job") => workloads::job_update(report, object, old),
+        ("batch", "Job") => batch::job_update(report, object, old),
         ("scheduling.k8s.io", "PriorityClass") => {
             cluster::priority_class_update(report, object, old);
         }

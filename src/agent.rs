@@ -17,7 +17,7 @@ use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::Taint;
 use serde_json::Value;
 use tokio::{
-    sync::{oneshot, watch},
+    sync::{Semaphore, oneshot, watch},
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
@@ -163,8 +163,8 @@ impl Agent {
         // Every caller here tries again in its own way.
         config.default_retry = false;
         config.connect_timeout = Some(Duration::from_secs(10));
-        let client = kube::Client::try_from(config)
-            .map_err(|error| AgentError::Client(Box::new(error)))?;
+        let client =
+            kube::Client::try_from(config).map_err(|error| AgentError::Client(Box::new(error)))?;
         let cluster = cluster(&client).await?;
         let (base, node) = (settings.base.clone(), settings.node_name.clone());
         let place = tokio::task::spawn_blocking(move || Place::open(&base, &cluster, &node)).await;
@@ -174,14 +174,25 @@ impl Agent {
         };
         let launcher = Launcher::new(settings.shim.clone(), default_socket_dir())?;
         tracing::info!(root = %place.root.path().display(), epoch = place.epoch, "the root is ours");
-        Ok(Self { client, place, launcher })
+        Ok(Self {
+            client,
+            place,
+            launcher,
+        })
     }
 
     async fn run(self, settings: AgentSettings, shutdown: Shutdown) -> Result<Outcome, AgentError> {
-        let Self { client, place, launcher } = self;
+        let Self {
+            client,
+            place,
+            launcher,
+        } = self;
         let stop_events = CancellationToken::new();
-        let (recorder, send_events) =
-            events::recorder(client.clone(), settings.node_name.clone(), stop_events.clone());
+        let (recorder, send_events) = events::recorder(
+            client.clone(),
+            settings.node_name.clone(),
+            stop_events.clone(),
+        );
         let superseded = CancellationToken::new();
         let context = Context {
             api: PodApi::new(client.clone()),
@@ -192,6 +203,7 @@ impl Agent {
             host: host(&settings),
             home: settings.home,
             clock: Clock::start(),
+            disk: Semaphore::new(Context::DISK),
             superseded: superseded.clone(),
         };
         let (order, orders) = watch::channel(Order::Run);
@@ -206,8 +218,13 @@ impl Agent {
         };
         let data = place.root.path().to_owned();
         let stop_keeper = CancellationToken::new();
-        let keeper =
-            node::keep(client.clone(), spec, data, settings.on_ready, stop_keeper.clone());
+        let keeper = node::keep(
+            client.clone(),
+            spec,
+            data,
+            settings.on_ready,
+            stop_keeper.clone(),
+        );
 
         // Each of these ends when it is told to, and all when this function returns.
         let mut manager = spawn(manager);
@@ -215,7 +232,11 @@ impl Agent {
         let mut keeper = spawn(keeper);
         let stop_service = CancellationToken::new();
         let service = settings.service.map(|service| {
-            let context = ServiceContext { pods, client, stop: stop_service.clone() };
+            let context = ServiceContext {
+                pods,
+                client,
+                stop: stop_service.clone(),
+            };
             spawn(service(context))
         });
 
@@ -259,7 +280,10 @@ impl Agent {
         stop_events.cancel();
         // Told to leave at once we do; what these were about is on disk or in the API.
         if !matches!(ending, Ending::Abort) {
-            for mut task in [Some(events_task), service.map(silent)].into_iter().flatten() {
+            for mut task in [Some(events_task), service.map(silent)]
+                .into_iter()
+                .flatten()
+            {
                 let _ = tokio::time::timeout(FAREWELL, task.join_next()).await;
             }
         }
@@ -314,7 +338,10 @@ fn host(settings: &AgentSettings) -> Host {
     Host {
         node: settings.node_name.clone(),
         address: settings.address,
-        api: (url.host().unwrap_or_default().to_owned(), url.port_u16().unwrap_or(port)),
+        api: (
+            url.host().unwrap_or_default().to_owned(),
+            url.port_u16().unwrap_or(port),
+        ),
         environment: env::inherited(&settings.environment, &settings.environment_deny),
         identity: Identity {
             uid: nix::unistd::geteuid().as_raw(),
@@ -341,13 +368,21 @@ async fn cluster(client: &kube::Client) -> Result<String, AgentError> {
             service => service,
         }
     });
-    let missing = || AgentError::Refused { what: WHAT, problem: ApiProblem::NotFound };
-    uid(found.await?).filter(|uid| is_component(uid)).ok_or_else(missing)
+    let missing = || AgentError::Refused {
+        what: WHAT,
+        problem: ApiProblem::NotFound,
+    };
+    uid(found.await?)
+        .filter(|uid| is_component(uid))
+        .ok_or_else(missing)
 }
 
 /// It names a directory.
 fn is_component(uid: &str) -> bool {
-    !uid.is_empty() && uid.bytes().all(|it| it.is_ascii_alphanumeric() || it == b'-')
+    !uid.is_empty()
+        && uid
+            .bytes()
+            .all(|it| it.is_ascii_alphanumeric() || it == b'-')
 }
 
 /// Asks until there is an answer.
@@ -360,7 +395,11 @@ async fn insist<T, F: Future<Output = Result<T, ApiProblem>>>(
         match ask().await {
             Ok(answer) => return Ok(answer),
             // Objects that every cluster has may come a moment after the server.
-            Err(problem @ (ApiProblem::Unreachable(_) | ApiProblem::NotFound | ApiProblem::Conflict(_))) => {
+            Err(
+                problem @ (ApiProblem::Unreachable(_)
+                | ApiProblem::NotFound
+                | ApiProblem::Conflict(_)),
+            ) => {
                 let pause = retry.failed();
                 tracing::warn!(%problem, what, pause_ms = pause.as_millis(), "waiting for the API server");
                 tokio::time::sleep(pause).await;

@@ -81,7 +81,12 @@ pub fn recorder(
     stop: CancellationToken,
 ) -> (Recorder, impl Future<Output = ()> + Send) {
     let (queue, events) = mpsc::channel(QUEUE);
-    let sender = Sender { client, host, known: HashMap::new(), order: VecDeque::new() };
+    let sender = Sender {
+        client,
+        host,
+        known: HashMap::new(),
+        order: VecDeque::new(),
+    };
     (Recorder { queue }, sender.run(events, stop))
 }
 
@@ -98,7 +103,11 @@ struct Known {
 }
 
 impl Sender {
-    async fn run(mut self, mut events: mpsc::Receiver<(Event, Timestamp)>, stop: CancellationToken) {
+    async fn run(
+        mut self,
+        mut events: mpsc::Receiver<(Event, Timestamp)>,
+        stop: CancellationToken,
+    ) {
         let mut budget = Budget::new(Instant::now());
         loop {
             let next = tokio::select! {
@@ -149,7 +158,9 @@ impl Sender {
             send::<IgnoredAny>(&self.client, Method::POST, &base, "application/json", &body).await;
         match sent {
             Ok(_) => self.remember(event, name),
-            Err(problem) => tracing::debug!(%problem, reason = event.reason, "an event was not sent"),
+            Err(problem) => {
+                tracing::debug!(%problem, reason = event.reason, "an event was not sent")
+            }
         }
     }
 
@@ -182,7 +193,11 @@ impl Sender {
     }
 
     fn remember(&mut self, event: Event, name: String) {
-        if self.known.insert(event.clone(), Known { name, count: 1 }).is_none() {
+        if self
+            .known
+            .insert(event.clone(), Known { name, count: 1 })
+            .is_none()
+        {
             self.order.push_back(event);
         }
         if self.order.len() > REMEMBERED
@@ -210,7 +225,10 @@ struct Budget {
 
 impl Budget {
     fn new(now: Instant) -> Self {
-        Self { left: BURST, at: now }
+        Self {
+            left: BURST,
+            at: now,
+        }
     }
 
     /// When the next event may go out.
@@ -218,7 +236,11 @@ impl Budget {
         let earned = now.saturating_duration_since(self.at).as_secs_f64() * RATE;
         self.left = (self.left + earned).min(BURST) - 1.0;
         self.at = now.max(self.at);
-        if self.left >= 0.0 { now } else { now + Duration::from_secs_f64(-self.left / RATE) }
+        if self.left >= 0.0 {
+            now
+        } else {
+            now + Duration::from_secs_f64(-self.left / RATE)
+        }
     }
 }
 
@@ -239,7 +261,12 @@ mod tests {
             uid: "u".into(),
             field: None,
         };
-        Event { subject, warning: true, reason: "Failed", message: message.into() }
+        Event {
+            subject,
+            warning: true,
+            reason: "Failed",
+            message: message.into(),
+        }
     }
 
     #[tokio::test]
@@ -252,7 +279,9 @@ mod tests {
                 let method = request.method().clone();
                 let body = request.into_body().collect_bytes().await.unwrap();
                 let body: Value = serde_json::from_slice(&body).unwrap();
-                log.lock().unwrap().push((method, body["message"].clone(), body["count"].clone()));
+                log.lock()
+                    .unwrap()
+                    .push((method, body["message"].clone(), body["count"].clone()));
                 Ok::<_, std::convert::Infallible>(Response::new(Body::from(b"{}".to_vec())))
             }
         });

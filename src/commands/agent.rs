@@ -119,7 +119,10 @@ pub(super) async fn settle(
             time_added: None,
         }),
         shim: std::env::current_exe().context("the path of this program")?,
-        environment: std::env::vars().collect(),
+        // A variable that is no text is no variable of a pod's.
+        environment: std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+            .collect(),
         environment_deny: Vec::new(),
         service: Some(service),
         on_ready,

@@ -58,8 +58,13 @@ impl From<kube::Error> for ApiProblem {
             kube::Error::Api(status) => match status.code {
                 404 => Self::NotFound,
                 409 => Self::Conflict(status.message),
-                code @ (408 | 429 | 500..) => Self::Unreachable(format!("{code} {}", status.message)),
-                code => Self::Refused { code, message: status.message },
+                code @ (408 | 429 | 500..) => {
+                    Self::Unreachable(format!("{code} {}", status.message))
+                }
+                code => Self::Refused {
+                    code,
+                    message: status.message,
+                },
             },
             other => Self::Unreachable(chain(&other)),
         }
@@ -114,18 +119,27 @@ impl PodApi {
         let key = (namespace.to_owned(), reference);
         let lookup = {
             let mut queued = self.queued.lock().unwrap_or_else(PoisonError::into_inner);
-            queued.entry(key.clone()).or_insert_with(|| self.lookup(key)).clone()
+            queued
+                .entry(key.clone())
+                .or_insert_with(|| self.lookup(key))
+                .clone()
         };
         lookup.await
     }
 
     fn lookup(&self, key: (String, Reference)) -> Lookup {
-        let (client, lookups, queued) =
-            (self.client.clone(), self.lookups.clone(), self.queued.clone());
+        let (client, lookups, queued) = (
+            self.client.clone(),
+            self.lookups.clone(),
+            self.queued.clone(),
+        );
         async move {
             // Never closed.
             let _turn = lookups.acquire().await;
-            queued.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
+            queued
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .remove(&key);
             let (namespace, Reference { kind, name }) = key;
             let uri = format!("/api/v1/namespaces/{namespace}/{}/{name}", kind.plural());
             let found = match kind {
@@ -154,7 +168,10 @@ impl PodApi {
         struct Answer {
             status: Token,
         }
-        let audiences: Vec<_> = [&wanted.audience].into_iter().filter(|it| !it.is_empty()).collect();
+        let audiences: Vec<_> = [&wanted.audience]
+            .into_iter()
+            .filter(|it| !it.is_empty())
+            .collect();
         let (name, uid) = pod;
         let body = json!({
             "apiVersion": "authentication.k8s.io/v1",
@@ -166,7 +183,9 @@ impl PodApi {
             },
         });
         let uri = format!("/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token");
-        let answer: Answer = self.write(Method::POST, &uri, "application/json", &body).await?;
+        let answer: Answer = self
+            .write(Method::POST, &uri, "application/json", &body)
+            .await?;
         Ok(answer.status)
     }
 
@@ -179,11 +198,18 @@ impl PodApi {
     ) -> Result<(), ApiProblem> {
         let uri = format!("/api/v1/namespaces/{namespace}/pods/{name}/status?fieldManager=vk-cmd");
         let kind = "application/strategic-merge-patch+json";
-        self.write::<IgnoredAny>(Method::PATCH, &uri, kind, patch).await.map(drop)
+        self.write::<IgnoredAny>(Method::PATCH, &uri, kind, patch)
+            .await
+            .map(drop)
     }
 
     /// Deletes a pod for good, if it is still the one we mean.
-    pub(crate) async fn delete_pod(&self, namespace: &str, name: &str, uid: &str) -> Result<(), ApiProblem> {
+    pub(crate) async fn delete_pod(
+        &self,
+        namespace: &str,
+        name: &str,
+        uid: &str,
+    ) -> Result<(), ApiProblem> {
         let body = json!({
             "apiVersion": "v1",
             "kind": "DeleteOptions",
@@ -191,7 +217,9 @@ impl PodApi {
             "preconditions": {"uid": uid},
         });
         let uri = format!("/api/v1/namespaces/{namespace}/pods/{name}");
-        self.write::<IgnoredAny>(Method::DELETE, &uri, "application/json", &body).await.map(drop)
+        self.write::<IgnoredAny>(Method::DELETE, &uri, "application/json", &body)
+            .await
+            .map(drop)
     }
 
     async fn write<T: DeserializeOwned>(
@@ -231,7 +259,10 @@ pub(crate) async fn send<T: DeserializeOwned>(
     body: &Value,
 ) -> Result<T, ApiProblem> {
     let body = serde_json::to_vec(body).unwrap_or_default();
-    let request = Request::builder().method(method).uri(uri).header("content-type", content_type);
+    let request = Request::builder()
+        .method(method)
+        .uri(uri)
+        .header("content-type", content_type);
     request_in_time(client, request.body(body)).await
 }
 
@@ -239,13 +270,16 @@ async fn request_in_time<T: DeserializeOwned>(
     client: &Client,
     request: Result<Request<Vec<u8>>, http::Error>,
 ) -> Result<T, ApiProblem> {
-    let request =
-        request.map_err(|error| ApiProblem::Refused { code: 0, message: chain(&error) })?;
+    let request = request.map_err(|error| ApiProblem::Refused {
+        code: 0,
+        message: chain(&error),
+    })?;
     match tokio::time::timeout(PATIENCE, client.request(request)).await {
         Ok(answer) => Ok(answer?),
-        Err(_) => {
-            Err(ApiProblem::Unreachable(format!("no answer within {} s", PATIENCE.as_secs())))
-        }
+        Err(_) => Err(ApiProblem::Unreachable(format!(
+            "no answer within {} s",
+            PATIENCE.as_secs()
+        ))),
     }
 }
 
@@ -293,14 +327,19 @@ mod tests {
             let (code, body) = answer(request.uri().path());
             async move {
                 let body = Body::from(serde_json::to_vec(&body).unwrap());
-                Ok::<_, std::convert::Infallible>(Response::builder().status(code).body(body).unwrap())
+                Ok::<_, std::convert::Infallible>(
+                    Response::builder().status(code).body(body).unwrap(),
+                )
             }
         });
         PodApi::new(Client::new(service, "default"))
     }
 
     fn status(code: u16) -> (u16, Value) {
-        (code, json!({"kind": "Status", "status": "Failure", "code": code, "message": "m", "reason": "r"}))
+        (
+            code,
+            json!({"kind": "Status", "status": "Failure", "code": code, "message": "m", "reason": "r"}),
+        )
     }
 
     #[tokio::test]
@@ -312,12 +351,27 @@ mod tests {
             _ => status(503),
         });
         let find = |name: &str| {
-            api.object("ns", Reference { kind: Kind::ConfigMap, name: name.to_owned() })
+            api.object(
+                "ns",
+                Reference {
+                    kind: Kind::ConfigMap,
+                    name: name.to_owned(),
+                },
+            )
         };
-        assert_eq!(find("there").await.unwrap().unwrap().text("k").as_deref(), Some("v"));
+        assert_eq!(
+            find("there").await.unwrap().unwrap().text("k").as_deref(),
+            Some("v")
+        );
         assert_eq!(find("gone").await.unwrap(), None);
-        assert!(matches!(find("forbidden").await, Err(ApiProblem::Refused { code: 403, .. })));
-        assert!(matches!(find("busy").await, Err(ApiProblem::Unreachable(_))));
+        assert!(matches!(
+            find("forbidden").await,
+            Err(ApiProblem::Refused { code: 403, .. })
+        ));
+        assert!(matches!(
+            find("busy").await,
+            Err(ApiProblem::Unreachable(_))
+        ));
     }
 
     #[tokio::test]
@@ -328,7 +382,15 @@ mod tests {
             count.fetch_add(1, Ordering::Relaxed);
             (200, json!({}))
         });
-        let one = || api.object("ns", Reference { kind: Kind::Secret, name: "s".into() });
+        let one = || {
+            api.object(
+                "ns",
+                Reference {
+                    kind: Kind::Secret,
+                    name: "s".into(),
+                },
+            )
+        };
         futures::future::join_all((0..100).map(|_| one())).await;
         let together = asked.load(Ordering::Relaxed);
         assert!(together <= LOOKUPS + 1, "{together} questions");

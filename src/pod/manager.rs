@@ -103,7 +103,11 @@ impl Pods {
 /// Starts the pods of a node. The future ends when `stop` says so and the workers have
 /// ended, or at once when it is dropped; containers live on in both cases unless they
 /// were told to end.
-pub(crate) fn manage(context: Context, client: Client, orders: watch::Receiver<Order>) -> (Pods, impl Future<Output = ()> + Send) {
+pub(crate) fn manage(
+    context: Context,
+    client: Client,
+    orders: watch::Receiver<Order>,
+) -> (Pods, impl Future<Output = ()> + Send) {
     let (requests, asked) = mpsc::channel(64);
     let manager = Manager {
         context: Arc::new(context),
@@ -154,7 +158,10 @@ impl Manager {
         let found = match found {
             Ok(Ok(found)) => found,
             Ok(Err(error)) => {
-                tracing::error!(error = chain(&error), "the pods of earlier agents cannot be read");
+                tracing::error!(
+                    error = chain(&error),
+                    "the pods of earlier agents cannot be read"
+                );
                 Vec::new()
             }
             Err(error) => std::panic::resume_unwind(error.into_panic()),
@@ -244,11 +251,22 @@ impl Manager {
         self.names.insert(name, uid.clone());
         let pod = Arc::new(pod);
         let status = Arc::new(pod.status.clone().unwrap_or_default());
-        let (desired, wanted) =
-            watch::channel(Desired { pod: pod.clone(), removed: false, shutdown: None });
-        let (show, snapshot) = watch::channel(Snapshot { pod, status, attempts: Vec::new() });
-        self.entries.insert(uid.clone(), Entry { desired, snapshot });
-        let known = self.on_disk.as_ref().is_some_and(|found| found.contains(&uid));
+        let (desired, wanted) = watch::channel(Desired {
+            pod: pod.clone(),
+            removed: false,
+            shutdown: None,
+        });
+        let (show, snapshot) = watch::channel(Snapshot {
+            pod,
+            status,
+            attempts: Vec::new(),
+        });
+        self.entries
+            .insert(uid.clone(), Entry { desired, snapshot });
+        let known = self
+            .on_disk
+            .as_ref()
+            .is_some_and(|found| found.contains(&uid));
         let context = self.context.clone();
         self.workers.spawn(async move {
             Worker::new(context, wanted, show, known).await.run().await;
@@ -258,7 +276,9 @@ impl Manager {
 
     /// The list is complete: what is not in it is gone.
     fn listed(&mut self) {
-        let Some(listed) = self.listing.take() else { return };
+        let Some(listed) = self.listing.take() else {
+            return;
+        };
         for (uid, entry) in &self.entries {
             if !listed.contains(uid) {
                 entry.desired.send_modify(|desired| desired.removed = true);
@@ -278,7 +298,9 @@ impl Manager {
     fn drain(&mut self) {
         if let Order::Drain(grace) = *self.orders.borrow_and_update() {
             for entry in self.entries.values() {
-                entry.desired.send_modify(|desired| desired.shutdown = Some(grace));
+                entry
+                    .desired
+                    .send_modify(|desired| desired.shutdown = Some(grace));
             }
         }
     }
@@ -292,7 +314,11 @@ impl Manager {
     fn answer(&self, request: Request) {
         // Whoever asked may have stopped waiting.
         match request {
-            Request::Find { namespace, name, reply } => {
+            Request::Find {
+                namespace,
+                name,
+                reply,
+            } => {
                 let uid = self.names.get(&(namespace, name));
                 let entry = uid.and_then(|uid| self.entries.get(uid));
                 let _ = reply.send(entry.and_then(|entry| self.view(entry)));
@@ -305,12 +331,24 @@ impl Manager {
     }
 
     fn view(&self, entry: &Entry) -> Option<PodView> {
-        let Snapshot { pod, status, attempts } = entry.snapshot.borrow().clone();
+        let Snapshot {
+            pod,
+            status,
+            attempts,
+        } = entry.snapshot.borrow().clone();
         let uid = pod.metadata.uid.as_deref()?;
         let spec = pod.spec.iter();
-        let specs = spec.flat_map(|spec| spec.init_containers.iter().flatten().chain(&spec.containers));
+        let specs = spec.flat_map(|spec| {
+            spec.init_containers
+                .iter()
+                .flatten()
+                .chain(&spec.containers)
+        });
         let statuses = || {
-            let lists = status.init_container_statuses.iter().chain(&status.container_statuses);
+            let lists = status
+                .init_container_statuses
+                .iter()
+                .chain(&status.container_statuses);
             lists.flatten()
         };
         let containers = specs.enumerate().filter_map(|(index, container)| {
@@ -323,7 +361,9 @@ impl Manager {
                 current,
                 previous,
                 running: state.is_some_and(|it| it.running.is_some()),
-                waiting: state.and_then(|it| it.waiting.as_ref()).and_then(|it| it.reason.clone()),
+                waiting: state
+                    .and_then(|it| it.waiting.as_ref())
+                    .and_then(|it| it.reason.clone()),
             })
         });
         let containers = containers.collect();
@@ -331,7 +371,10 @@ impl Manager {
         let mut shown = PodStatus::clone(&status);
         shown.qos_class = object.status.as_ref().and_then(|it| it.qos_class.clone());
         object.status = Some(shown);
-        Some(PodView { pod: Arc::new(object), containers })
+        Some(PodView {
+            pod: Arc::new(object),
+            containers,
+        })
     }
 }
 
@@ -349,10 +392,17 @@ fn trim(mut pod: Pod) -> Pod {
 fn matters(old: &Pod, new: &Pod) -> bool {
     let of = |pod: &Pod| {
         let metadata = &pod.metadata;
-        (metadata.deletion_timestamp.clone(), metadata.deletion_grace_period_seconds, metadata.generation)
+        (
+            metadata.deletion_timestamp.clone(),
+            metadata.deletion_grace_period_seconds,
+            metadata.generation,
+        )
     };
     let conditions = |pod: &Pod| -> Vec<(String, String)> {
-        let all = pod.status.iter().flat_map(|it| it.conditions.iter().flatten());
+        let all = pod
+            .status
+            .iter()
+            .flat_map(|it| it.conditions.iter().flatten());
         all.filter(|it| !status::OWN_CONDITIONS.contains(&it.type_.as_str()))
             .map(|it| (it.type_.clone(), it.status.clone()))
             .collect()

@@ -28,7 +28,7 @@ pub mod volumes;
 mod worker;
 
 pub use host::Host;
-pub use place::{OpenError, Place};
 pub use manager::{ContainerView, PodView, Pods};
 pub(crate) use manager::{Order, manage};
+pub use place::{OpenError, Place};
 pub(crate) use worker::{Clock, Context};

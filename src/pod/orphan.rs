@@ -18,10 +18,16 @@ pub(super) async fn end(context: &Context, uid: &str) {
     let grace = record.as_ref().map_or(30, |record| record.grace_seconds);
     let grace = Duration::from_secs(grace);
     let containers = root.containers(uid).unwrap_or_else(|error| {
-        tracing::error!(error = chain(&error), uid, "the containers of a pod that is gone cannot be read");
+        tracing::error!(
+            error = chain(&error),
+            uid,
+            "the containers of a pod that is gone cannot be read"
+        );
         Vec::new()
     });
-    let dirs = containers.iter().filter_map(|name| root.container(uid, name).ok());
+    let dirs = containers
+        .iter()
+        .filter_map(|name| root.container(uid, name).ok());
     join_all(dirs.map(|dir| end_container(context, dir, grace))).await;
     let link = record.and_then(|record| {
         let home: &Path = context.home.as_deref()?;
@@ -34,13 +40,19 @@ pub(super) async fn end(context: &Context, uid: &str) {
 async fn end_container(context: &Context, dir: ContainerDir, grace: Duration) {
     let attempts = dir.attempts().unwrap_or_default();
     // Only the newest can run: an attempt begins when the one before has ended.
-    let Some(attempt) = attempts.last().copied() else { return };
+    let Some(attempt) = attempts.last().copied() else {
+        return;
+    };
     let mut retry = Retry::default();
     loop {
         match context.launcher.adopt(&dir, attempt).await {
             Ok(Adopted::Running(handle)) => {
                 if let Err(error) = handle.terminate(grace).await {
-                    tracing::debug!(error = chain(&error), container = dir.name(), "not terminated");
+                    tracing::debug!(
+                        error = chain(&error),
+                        container = dir.name(),
+                        "not terminated"
+                    );
                 }
                 handle.wait().await;
                 return;
@@ -51,13 +63,21 @@ async fn end_container(context: &Context, dir: ContainerDir, grace: Duration) {
                     // Started a moment ago: it is adopted in the next round.
                     Ok(crate::container::launch::Cancellation::Claimed) => {}
                     Err(error) => {
-                        tracing::warn!(error = chain(&error), container = dir.name(), "not cancelled");
+                        tracing::warn!(
+                            error = chain(&error),
+                            container = dir.name(),
+                            "not cancelled"
+                        );
                     }
                 }
             }
             Ok(Adopted::Exited(_) | Adopted::Lost(_) | Adopted::Cancelled) => return,
             Err(error) => {
-                tracing::warn!(error = chain(&error), container = dir.name(), "not adopted yet");
+                tracing::warn!(
+                    error = chain(&error),
+                    container = dir.name(),
+                    "not adopted yet"
+                );
             }
         }
         tokio::time::sleep(retry.failed()).await;

@@ -86,7 +86,11 @@ impl Place {
         let dir = open(&root)?;
         let epoch = read_epoch(&root, &dir)?.saturating_add(1);
         dir.write_atomic(EPOCH, format!("{epoch}\n").as_bytes(), Durability::Power)?;
-        Ok(Self { root, epoch, _lock: lock })
+        Ok(Self {
+            root,
+            epoch,
+            _lock: lock,
+        })
     }
 }
 
@@ -99,7 +103,9 @@ impl Place {
 }
 
 fn read_epoch(root: &Root, dir: &Dir) -> Result<u64, OpenError> {
-    let Some(bytes) = dir.read(EPOCH)? else { return Ok(0) };
+    let Some(bytes) = dir.read(EPOCH)? else {
+        return Ok(0);
+    };
     let found = String::from_utf8_lossy(&bytes).trim().to_owned();
     let path = root.path().join(EPOCH);
     found.parse().map_err(|_| OpenError::Epoch { path, found })
@@ -133,8 +139,14 @@ fn lock(path: &Path) -> Result<Flock<File>, OpenError> {
         Err((mut file, nix::errno::Errno::EWOULDBLOCK)) => {
             let mut holder = String::new();
             let read = file.read_to_string(&mut holder);
-            let holder = read.ok().map(|_| holder.trim().to_owned()).filter(|it| !it.is_empty());
-            return Err(OpenError::Held { path: path.to_owned(), holder });
+            let holder = read
+                .ok()
+                .map(|_| holder.trim().to_owned())
+                .filter(|it| !it.is_empty());
+            return Err(OpenError::Held {
+                path: path.to_owned(),
+                holder,
+            });
         }
         Err((_, errno)) => return Err(failed("lock")(errno.into())),
     };
@@ -156,14 +168,22 @@ mod tests {
         let base = tempfile::tempdir().unwrap();
         let first = Place::open(base.path(), "cluster", "node").unwrap();
         assert_eq!(first.epoch, 1);
-        let Err(OpenError::Held { holder, .. }) = Place::open(base.path(), "cluster", "node") else {
+        let Err(OpenError::Held { holder, .. }) = Place::open(base.path(), "cluster", "node")
+        else {
             panic!("locked twice");
         };
-        assert!(holder.unwrap().contains(&format!("pid {}", std::process::id())));
+        assert!(
+            holder
+                .unwrap()
+                .contains(&format!("pid {}", std::process::id()))
+        );
         let other = Place::open(base.path(), "cluster", "other").unwrap();
         assert_eq!(other.epoch, 1);
         drop(first);
-        assert_eq!(Place::open(base.path(), "cluster", "node").unwrap().epoch, 2);
+        assert_eq!(
+            Place::open(base.path(), "cluster", "node").unwrap().epoch,
+            2
+        );
         let second = Place::open(base.path(), "cluster", "node").unwrap();
         assert!(!second.superseded());
         std::fs::write(second.root.path().join(EPOCH), "40").unwrap();
@@ -176,12 +196,17 @@ mod tests {
         drop(Place::open(base.path(), "c", "n").unwrap());
         std::fs::write(base.path().join("c/n/epoch"), "what").unwrap();
         let error = Place::open(base.path(), "c", "n").unwrap_err().to_string();
-        assert!(error.contains("\"what\"") && error.contains("remove the file"), "{error}");
+        assert!(
+            error.contains("\"what\"") && error.contains("remove the file"),
+            "{error}"
+        );
     }
 
     #[test]
     fn an_unwritable_base_is_named() {
-        let error = Place::open(Path::new("/proc/no"), "c", "n").unwrap_err().to_string();
+        let error = Place::open(Path::new("/proc/no"), "c", "n")
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("/proc/no"), "{error}");
     }
 }

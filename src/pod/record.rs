@@ -34,13 +34,20 @@ pub(super) struct Record {
 impl Record {
     /// A record in the current format.
     pub(super) fn new(namespace: String, name: String, grace_seconds: u64) -> Self {
-        Self { version: VERSION, namespace, name, grace_seconds }
+        Self {
+            version: VERSION,
+            namespace,
+            name,
+            grace_seconds,
+        }
     }
 
     /// Writes it, unless it stands there already.
     pub(super) fn write(&self, root: &Root, uid: &str) -> Result<(), DirError> {
         let dir = root.create_pod(uid)?;
-        let Some(dir) = Dir::open_trusted(&dir)? else { return Ok(()) };
+        let Some(dir) = Dir::open_trusted(&dir)? else {
+            return Ok(());
+        };
         let bytes = serde_json::to_vec(self).unwrap_or_default();
         if dir.read(FILE)?.as_ref() == Some(&bytes) {
             return Ok(());
@@ -50,7 +57,10 @@ impl Record {
 
     /// Reads it; none where there is none or a newer program wrote it.
     pub(super) fn read(root: &Root, uid: &str) -> Option<Self> {
-        let dir = Dir::open_trusted(root.path()).ok()??.descend(&["pods", uid]).ok()??;
+        let dir = Dir::open_trusted(root.path())
+            .ok()??
+            .descend(&["pods", uid])
+            .ok()??;
         let record: Self = serde_json::from_slice(&dir.read(FILE).ok()??).ok()?;
         (record.version == VERSION).then_some(record)
     }
@@ -69,7 +79,11 @@ impl HomeLink {
     /// The link of a pod.
     pub(super) fn new(home: &Path, root: &Root, name: &str, uid: &str) -> Self {
         let pods = root.path().join("pods");
-        Self { link: home.join(name), target: pods.join(uid), pods }
+        Self {
+            link: home.join(name),
+            target: pods.join(uid),
+            pods,
+        }
     }
 
     /// Makes the link where nothing stands, or where a link stands that led to a pod of
@@ -79,7 +93,9 @@ impl HomeLink {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             made => return made.map(|()| true),
         }
-        let Ok(found) = fs::read_link(&self.link) else { return Ok(false) };
+        let Ok(found) = fs::read_link(&self.link) else {
+            return Ok(false);
+        };
         if found == self.target {
             return Ok(true);
         }
@@ -125,8 +141,10 @@ mod tests {
         for uid in ["u1", "u2"] {
             root.create_pod(uid).unwrap();
         }
-        let (first, second) =
-            (HomeLink::new(&home, &root, "p1", "u1"), HomeLink::new(&home, &root, "p1", "u2"));
+        let (first, second) = (
+            HomeLink::new(&home, &root, "p1", "u1"),
+            HomeLink::new(&home, &root, "p1", "u2"),
+        );
         fs::create_dir(home.join("p1")).unwrap();
         fs::write(home.join("p1/precious"), "x").unwrap();
         assert!(!first.make().unwrap());
@@ -136,11 +154,17 @@ mod tests {
 
         assert!(first.make().unwrap());
         assert!(first.make().unwrap());
-        assert!(!second.make().unwrap(), "another namespace has a pod of that name");
+        assert!(
+            !second.make().unwrap(),
+            "another namespace has a pod of that name"
+        );
         second.remove().unwrap();
         assert!(home.join("p1").exists());
         root.remove_pod("u1").unwrap();
-        assert!(second.make().unwrap(), "a link to a pod that is gone is ours to take");
+        assert!(
+            second.make().unwrap(),
+            "a link to a pod that is gone is ours to take"
+        );
         second.remove().unwrap();
         assert!(!home.join("p1").is_symlink());
         assert!(root.path().join("pods/u2").exists());

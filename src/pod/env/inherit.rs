@@ -1,8 +1,8 @@
 //! What pods have from the batch job's environment.
 
-/// Never for pods: what the agent proves itself with, where it lives, and keys to
+/// Never for pods: what the agent proves itself with, where it is, and keys to
 /// the user's other accounts. `*` at the end stands for any rest.
-const DENIED: [&str; 19] = [
+const DENIED: [&str; 21] = [
     "APISERVER_CERT_LOCATION",
     "APISERVER_KEY_LOCATION",
     "APISERVER_CA_CERT_LOCATION",
@@ -11,6 +11,8 @@ const DENIED: [&str; 19] = [
     "KUBERNETES_*",
     "NODENAME",
     "NOTIFY_SOCKET",
+    "OLDPWD",
+    "PWD",
     "VKUBELET_*",
     "VK_CMD_*",
     "VK_PATH",

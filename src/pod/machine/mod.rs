@@ -252,7 +252,11 @@ impl State {
                 let message = format!("Error: {}", end.message);
                 effects.push(notify(Some(container), true, "Failed", message));
             }
-            Slot::Running { attempt, id, started_at } if *attempt == end.attempt => {
+            Slot::Running {
+                attempt,
+                id,
+                started_at,
+            } if *attempt == end.attempt => {
                 end.id = end.id.or_else(|| Some(id.clone()));
                 end.started_at = end.started_at.or(Some(*started_at));
             }

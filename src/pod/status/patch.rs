@@ -23,9 +23,18 @@ pub fn patch(pod: &Pod, status: &PodStatus) -> Value {
     let ours = status.pod_ip.as_deref();
     let foreign = |all: Vec<&String>| all.iter().any(|ip| Some(ip.as_str()) != ours);
     let before = pod.status.as_ref();
-    let pod_ips = before.iter().flat_map(|it| it.pod_ips.iter().flatten()).map(|it| &it.ip);
-    let host_ips = before.iter().flat_map(|it| it.host_ips.iter().flatten()).map(|it| &it.ip);
-    for (field, stale) in [("podIPs", foreign(pod_ips.collect())), ("hostIPs", foreign(host_ips.collect()))] {
+    let pod_ips = before
+        .iter()
+        .flat_map(|it| it.pod_ips.iter().flatten())
+        .map(|it| &it.ip);
+    let host_ips = before
+        .iter()
+        .flat_map(|it| it.host_ips.iter().flatten())
+        .map(|it| &it.ip);
+    for (field, stale) in [
+        ("podIPs", foreign(pod_ips.collect())),
+        ("hostIPs", foreign(host_ips.collect())),
+    ] {
         if let Some(list) = sent[field].as_array_mut()
             && stale
         {

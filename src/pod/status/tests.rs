@@ -340,7 +340,9 @@ fn the_patch_sends_what_is_ours() {
     case.pod.status.as_mut().unwrap().reason = Some("Old".into());
     let ips = &super::patch(&case.pod, &case.status)["status"]["podIPs"];
     assert_eq!(*ips, json!([{"ip": "10.0.0.7"}]));
-    let stale = k8s_openapi::api::core::v1::PodIP { ip: "10.9.9.9".into() };
+    let stale = k8s_openapi::api::core::v1::PodIP {
+        ip: "10.9.9.9".into(),
+    };
     case.pod.status.as_mut().unwrap().pod_ips = Some(vec![stale]);
     let ips = &super::patch(&case.pod, &case.status)["status"]["podIPs"];
     assert_eq!(*ips, json!([{"ip": "10.0.0.7"}, {"$patch": "replace"}]));

@@ -1,10 +1,6 @@
 //! Volumes and signals: effects that are no start and no API write.
 
-use std::{
-    collections::BTreeSet,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use futures::future::try_join_all;
 use k8s_openapi::api::core::v1::{Pod, Volume};
@@ -34,11 +30,19 @@ impl Worker {
         let (uid, record, link) = (self.uid.clone(), self.record(), self.home_link());
         let stop = self.no_starts.clone();
         let first = self.told.insert("home".to_owned());
-        let names = self.state.plan().containers.iter().map(|it| it.name.to_string()).collect();
+        let names = self
+            .state
+            .plan()
+            .containers
+            .iter()
+            .map(|it| it.name.to_string())
+            .collect();
         self.tasks.spawn(async move {
             let made = make_directories(&context, &uid, record, link.filter(|_| first), names);
-            let prepared = match made.await {
-                Ok(()) => fill(&context, &pod, &uid, &stop).await,
+            // The questions do not need the directories.
+            let (made, found) = tokio::join!(made, ask(&context, &pod, &uid, &stop));
+            let prepared = match made.and(found) {
+                Ok(found) => fill(&context, &pod, &uid, found).await,
                 Err(message) => Err(message),
             };
             match prepared {
@@ -52,7 +56,11 @@ impl Worker {
         let (context, pod, uid) = (self.context.clone(), self.pod.clone(), self.uid.clone());
         let stop = self.no_starts.clone();
         self.tasks.spawn(async move {
-            let renew = fill(&context, &pod, &uid, &stop).await.unwrap_or_else(|problem| {
+            let renewed = match ask(&context, &pod, &uid, &stop).await {
+                Ok(found) => fill(&context, &pod, &uid, found).await,
+                Err(message) => Err(message),
+            };
+            let renew = renewed.unwrap_or_else(|problem| {
                 tracing::warn!(problem, uid, "tokens were not renewed");
                 Some(RENEWAL_RETRY)
             });
@@ -61,15 +69,25 @@ impl Worker {
     }
 
     pub(super) fn terminate(&mut self, container: usize) {
-        let Some(handle) = self.handles[container].clone() else { return };
+        let Some(handle) = self.handles[container].clone() else {
+            return;
+        };
         // The shim kills on its own should this agent not live to do it.
-        let grace = self.state.kill_at().unwrap_or_default().saturating_sub(self.now().mono);
-        self.tasks.spawn(async move { ordered(handle.terminate(grace).await) });
+        let grace = self
+            .state
+            .kill_at()
+            .unwrap_or_default()
+            .saturating_sub(self.now().mono);
+        self.tasks
+            .spawn(async move { ordered(handle.terminate(grace).await) });
     }
 
     pub(super) fn kill(&mut self, container: usize) {
-        let Some(handle) = self.handles[container].clone() else { return };
-        self.tasks.spawn(async move { ordered(handle.kill_tree().await) });
+        let Some(handle) = self.handles[container].clone() else {
+            return;
+        };
+        self.tasks
+            .spawn(async move { ordered(handle.kill_tree().await) });
     }
 }
 
@@ -89,7 +107,7 @@ async fn make_directories(
     containers: Vec<String>,
 ) -> Result<(), String> {
     let (root, uid) = (context.root.clone(), uid.to_owned());
-    let made = tokio::task::spawn_blocking(move || {
+    let made = context.on_disk(move || {
         record.write(&root, &uid)?;
         for name in containers {
             root.container(&uid, &name)?.create()?;
@@ -97,48 +115,80 @@ async fn make_directories(
         if let Some(link) = link {
             match link.make() {
                 Ok(true) => {}
-                Ok(false) => tracing::info!(uid, ?link, "something else has the pod's name in the home directory"),
+                Ok(false) => {
+                    tracing::debug!(uid, ?link, "the pod's name is taken in the home directory")
+                }
                 Err(error) => tracing::warn!(%error, uid, "no link in the home directory"),
             }
         }
         Ok::<_, crate::container::dir::DirError>(())
     });
-    match made.await {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(error)) => Err(format!("the pod's directory cannot be made: {}", chain(&error))),
-        Err(error) => Err(error.to_string()),
-    }
+    let made = made.await?;
+    made.map_err(|error| format!("the pod's directory cannot be made: {}", chain(&error)))
 }
 
-/// Looks up what the volumes refer to and brings them to the disk; tells when the
-/// tokens in them want to be renewed.
-async fn fill(
+/// What the volumes are filled with.
+struct Found {
+    objects: Objects,
+    tokens: Tokens,
+    /// When the first of the tokens wants to be renewed.
+    renew: Option<Duration>,
+}
+
+fn volumes_of(pod: &Pod) -> impl Iterator<Item = &Volume> {
+    pod.spec
+        .iter()
+        .flat_map(|spec| spec.volumes.iter().flatten())
+}
+
+/// Looks up what the volumes refer to. Given up when the pod ends.
+async fn ask(
     context: &Arc<Context>,
     pod: &Arc<Pod>,
     uid: &str,
     stop: &CancellationToken,
-) -> Result<Option<Duration>, String> {
-    let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
-    let volumes: Vec<&Volume> = volumes.collect();
-    let needed: BTreeSet<_> = volumes.iter().flat_map(|volume| volumes::needs(volume)).collect();
-    let wanted: BTreeSet<_> = volumes.iter().flat_map(|volume| volumes::tokens(volume)).collect();
-    let answers = async {
-        tokio::try_join!(look_up(context, pod, needed), issue(context, pod, uid, wanted))
+) -> Result<Found, String> {
+    let needed = volumes_of(pod).flat_map(volumes::needs).collect();
+    let wanted = volumes_of(pod).flat_map(volumes::tokens).collect();
+    let objects = async {
+        let found = look_up(context, pod, needed).await;
+        found.map_err(|problem| format!("MountVolume.SetUp failed: {problem}"))
     };
-    // Only questions are given up when the pod ends, never a write that is under way.
-    let answers = tokio::select! {
-        answers = answers => answers,
+    let answers = async { tokio::try_join!(objects, issue(context, pod, uid, wanted)) };
+    let (objects, (tokens, renew)) = tokio::select! {
+        answers = answers => answers?,
         () = stop.cancelled() => return Err("the pod ends".to_owned()),
     };
-    let (objects, (tokens, renew)) =
-        answers.map_err(|problem| format!("MountVolume.SetUp failed: {problem}"))?;
-    let mut payloads = Vec::with_capacity(volumes.len());
-    for volume in volumes {
+    Ok(Found {
+        objects,
+        tokens,
+        renew,
+    })
+}
+
+/// Brings the volumes to the disk; tells when the tokens in them want to be renewed.
+async fn fill(
+    context: &Arc<Context>,
+    pod: &Arc<Pod>,
+    uid: &str,
+    found: Found,
+) -> Result<Option<Duration>, String> {
+    let Found {
+        objects,
+        tokens,
+        renew,
+    } = found;
+    let payloads = volumes_of(pod).map(|volume| {
         let payload = volumes::payload(pod, &context.host, volume, &objects, &tokens);
-        let payload = payload.map_err(|problem: Problem| problem.to_string())?;
-        payloads.push((volume.name.clone(), payload));
-    }
-    place(context, uid, payloads).await?;
+        payload.map(|payload| (volume.name.clone(), payload))
+    });
+    let payloads: Result<Vec<_>, Problem> = payloads.collect();
+    place(
+        context,
+        uid,
+        payloads.map_err(|problem| problem.to_string())?,
+    )
+    .await?;
     Ok(renew)
 }
 
@@ -165,19 +215,35 @@ async fn issue(
     pod: &Pod,
     uid: &str,
     wanted: BTreeSet<TokenRequest>,
-) -> Result<(Tokens, Option<Duration>), ApiProblem> {
+) -> Result<(Tokens, Option<Duration>), String> {
     let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
     let name = pod.metadata.name.as_deref().unwrap_or_default();
-    let account = pod.spec.as_ref().and_then(|spec| spec.service_account_name.as_deref());
+    let account = pod
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.service_account_name.as_deref());
     let account = account.filter(|it| !it.is_empty()).unwrap_or("default");
     let issued = try_join_all(wanted.into_iter().map(|request| async move {
-        let token = context.api.token(namespace, account, (name, uid), &request).await;
+        let token = context
+            .api
+            .token(namespace, account, (name, uid), &request)
+            .await;
         token.map(|token| (request, token))
     }));
+    let issued = issued.await.map_err(|problem| {
+        let why = match problem {
+            ApiProblem::NotFound => format!("serviceaccounts {account:?} not found"),
+            problem => problem.to_string(),
+        };
+        let has_token = |volume: &&Volume| !volumes::tokens(volume).is_empty();
+        let volume = volumes_of(pod).find(has_token).map(|it| it.name.as_str());
+        let volume = volume.unwrap_or_default();
+        format!("MountVolume.SetUp failed for volume {volume:?} : failed to fetch token: {why}")
+    })?;
     let now = context.clock.now().wall;
     let mut renew = None;
     let mut tokens = Tokens::new();
-    for (request, token) in issued.await? {
+    for (request, token) in issued {
         let left = Duration::try_from(token.expiration_timestamp.duration_since(now));
         let after = (left.unwrap_or_default() * 4 / 5).clamp(RENEWAL_RETRY, LONGEST_TOKEN_USE);
         renew = Some(renew.map_or(after, |renew: Duration| renew.min(after)));
@@ -192,14 +258,16 @@ async fn place(
     payloads: Vec<(String, Option<Payload>)>,
 ) -> Result<(), String> {
     let (root, uid) = (context.root.clone(), uid.to_owned());
-    let placed = tokio::task::spawn_blocking(move || {
+    let placed = context.on_disk(move || {
         for (volume, payload) in payloads {
             if let Err(error) = volumes::place(&root, &uid, &volume, payload.as_ref()) {
                 let error = chain(&error);
-                return Err(format!("MountVolume.SetUp failed for volume {volume:?} : {error}"));
+                return Err(format!(
+                    "MountVolume.SetUp failed for volume {volume:?} : {error}"
+                ));
             }
         }
         Ok(())
     });
-    placed.await.unwrap_or_else(|error| Err(error.to_string()))
+    placed.await?
 }

@@ -23,7 +23,7 @@ use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use tokio::{
-    sync::watch,
+    sync::{Semaphore, watch},
     task::JoinSet,
     time::{Instant, sleep_until},
 };
@@ -52,8 +52,27 @@ pub(crate) struct Context {
     pub(crate) host: Host,
     pub(crate) home: Option<PathBuf>,
     pub(crate) clock: Clock,
+    /// Work on the disk at once: a thousand pods do not take a thousand threads.
+    pub(crate) disk: Semaphore,
     /// Cancelled where a shim tells of an agent with a newer epoch.
     pub(crate) superseded: CancellationToken,
+}
+
+impl Context {
+    /// How much work on the disk goes on at once.
+    pub(crate) const DISK: usize = 8;
+
+    /// Does work on the disk away from the tasks that must not wait.
+    async fn on_disk<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, String> {
+        // Never closed.
+        let _turn = self.disk.acquire().await;
+        tokio::task::spawn_blocking(work)
+            .await
+            .map_err(|error| error.to_string())
+    }
 }
 
 /// Both clocks. Monotonic time starts far from zero, so that what happened before the
@@ -67,11 +86,16 @@ impl Clock {
     const OFFSET: Duration = Duration::from_secs(7 * 24 * 3600);
 
     pub(crate) fn start() -> Self {
-        Self { start: Instant::now() }
+        Self {
+            start: Instant::now(),
+        }
     }
 
     pub(crate) fn now(&self) -> Now {
-        Now { wall: Timestamp::now(), mono: Self::OFFSET + self.start.elapsed() }
+        Now {
+            wall: Timestamp::now(),
+            mono: Self::OFFSET + self.start.elapsed(),
+        }
     }
 
     fn instant(&self, mono: Duration) -> Instant {
@@ -103,12 +127,30 @@ pub(super) struct Snapshot {
 pub(super) enum Done {
     Machine(Event),
     /// Volumes are in place; tokens in them should be renewed after this long.
-    Volumes { renew: Option<Duration> },
-    Renewed { renew: Option<Duration> },
-    Started { container: usize, attempt: u32, outcome: start::Outcome },
-    Ended { container: usize, end: Ended },
-    Adopted { container: usize, attempt: u32, handle: Handle },
-    Written { status: Arc<PodStatus>, outcome: write::Outcome },
+    Volumes {
+        renew: Option<Duration>,
+    },
+    Renewed {
+        renew: Option<Duration>,
+    },
+    Started {
+        container: usize,
+        attempt: u32,
+        outcome: start::Outcome,
+    },
+    Ended {
+        container: usize,
+        end: Ended,
+    },
+    Adopted {
+        container: usize,
+        attempt: u32,
+        handle: Handle,
+    },
+    Written {
+        status: Arc<PodStatus>,
+        outcome: write::Outcome,
+    },
     Deleted(write::Outcome),
     Nothing,
 }
@@ -136,6 +178,7 @@ pub(super) struct Worker {
     first_status_at: Instant,
     delete_after: Option<Instant>,
     delete_retry: Retry,
+    deleting: bool,
     renew_after: Option<Instant>,
     /// Cancelled once nothing may start any more: look-ups for a start end with it.
     no_starts: CancellationToken,
@@ -183,6 +226,7 @@ impl Worker {
             first_status_at: Instant::now() + FIRST_STATUS_WITHIN,
             delete_after: None,
             delete_retry: Retry::default(),
+            deleting: false,
             renew_after: None,
             no_starts: CancellationToken::new(),
             warnings: admitted.warnings,
@@ -226,7 +270,10 @@ impl Worker {
     /// Lets writes to the disk come to their end before the files go.
     async fn finish_tasks(&mut self) {
         let all = async { while self.tasks.join_next().await.is_some() {} };
-        if tokio::time::timeout(Duration::from_secs(5), all).await.is_err() {
+        if tokio::time::timeout(Duration::from_secs(5), all)
+            .await
+            .is_err()
+        {
             self.tasks.shutdown().await;
         }
     }
@@ -252,10 +299,16 @@ impl Worker {
     }
 
     fn wake_at(&self) -> Option<Instant> {
-        let machine = self.state.wake_at().map(|mono| self.context.clock.instant(mono));
+        let machine = self
+            .state
+            .wake_at()
+            .map(|mono| self.context.clock.instant(mono));
         let write = self.write_due();
         let renew = self.renew_after.filter(|_| self.state.active());
-        [machine, write, self.delete_after, renew].into_iter().flatten().min()
+        [machine, write, self.delete_after, renew]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     fn woken(&mut self) {
@@ -281,9 +334,13 @@ impl Worker {
         let event = if desired.removed {
             // Gone at once, by force: a moment to say good-bye is what a kubelet gives, too.
             let grace = grace.unwrap_or(self.state.plan().grace);
-            Some(Event::Removed { grace: grace.max(Duration::from_secs(1)) })
+            Some(Event::Removed {
+                grace: grace.max(Duration::from_secs(1)),
+            })
         } else if metadata.deletion_timestamp.is_some() {
-            Some(Event::Delete { grace: grace.unwrap_or(self.state.plan().grace) })
+            Some(Event::Delete {
+                grace: grace.unwrap_or(self.state.plan().grace),
+            })
         } else {
             desired.shutdown.map(|grace| Event::Shutdown { grace })
         };
@@ -315,14 +372,22 @@ impl Worker {
             Done::Renewed { renew } => {
                 self.renew_after = renew.map(|after| Instant::now() + after);
             }
-            Done::Started { container, attempt, outcome } => {
+            Done::Started {
+                container,
+                attempt,
+                outcome,
+            } => {
                 self.started(container, attempt, outcome);
             }
             Done::Ended { container, end } => {
                 self.handles[container] = None;
                 self.step(Event::Ended { container, end });
             }
-            Done::Adopted { container, attempt, handle } => {
+            Done::Adopted {
+                container,
+                attempt,
+                handle,
+            } => {
                 self.handles[container] = Some(handle.clone());
                 self.tasks.spawn(start::exit(handle, container, attempt));
                 match self.state.containers()[container].stopping {
@@ -341,10 +406,18 @@ impl Worker {
     fn refresh(&mut self, now: Timestamp) {
         // What the API was found to hold stays as it was: it is a terminal phase.
         let kept = self.state.terminal().is_some()
-            && self.written.as_ref().is_some_and(|it| status::terminal(it).is_some());
+            && self
+                .written
+                .as_ref()
+                .is_some_and(|it| status::terminal(it).is_some());
         if !kept {
-            let derived =
-                status::derive(&self.state, &self.pod, &self.context.host, &self.derived, now);
+            let derived = status::derive(
+                &self.state,
+                &self.pod,
+                &self.context.host,
+                &self.derived,
+                now,
+            );
             if derived != *self.derived {
                 self.derived = Arc::new(derived);
             }
@@ -356,7 +429,11 @@ impl Worker {
     fn publish(&self) {
         let attempts = self.state.containers().iter().map(attempts).collect();
         let (pod, status) = (self.pod.clone(), self.derived.clone());
-        self.show.send_replace(Snapshot { pod, status, attempts });
+        self.show.send_replace(Snapshot {
+            pod,
+            status,
+            attempts,
+        });
     }
 
     /// One event for all that cannot hold here.
@@ -365,16 +442,29 @@ impl Worker {
             return;
         }
         let list = std::mem::take(&mut self.warnings).join(", ");
-        let message =
-            format!("Containers are plain processes on this node, where this has no effect: {list}");
+        let message = format!(
+            "Containers are plain processes on this node, where this has no effect: {list}"
+        );
         self.notify(None, true, "Unsupported", message);
     }
 
-    fn notify(&self, container: Option<usize>, warning: bool, reason: &'static str, message: String) {
-        let field = container.and_then(|index| self.state.plan().containers.get(index)).map(|plan| {
-            let list = if plan.init { "initContainers" } else { "containers" };
-            format!("spec.{list}{{{}}}", plan.name)
-        });
+    fn notify(
+        &self,
+        container: Option<usize>,
+        warning: bool,
+        reason: &'static str,
+        message: String,
+    ) {
+        let field = container
+            .and_then(|index| self.state.plan().containers.get(index))
+            .map(|plan| {
+                let list = if plan.init {
+                    "initContainers"
+                } else {
+                    "containers"
+                };
+                format!("spec.{list}{{{}}}", plan.name)
+            });
         let subject = Subject {
             kind: "Pod",
             namespace: self.namespace().to_owned(),
@@ -382,13 +472,23 @@ impl Worker {
             uid: self.uid.clone(),
             field,
         };
-        let event = events::Event { subject, warning, reason, message };
+        let event = events::Event {
+            subject,
+            warning,
+            reason,
+            message,
+        };
         self.context.events.publish(event, Timestamp::now());
     }
 
     fn home_link(&self) -> Option<HomeLink> {
         let home = self.context.home.as_deref()?;
-        Some(HomeLink::new(home, &self.context.root, self.name(), &self.uid))
+        Some(HomeLink::new(
+            home,
+            &self.context.root,
+            self.name(),
+            &self.uid,
+        ))
     }
 
     fn record(&self) -> Record {
@@ -397,7 +497,11 @@ impl Worker {
     }
 
     async fn clean_up(&self) {
-        let (link, root, uid) = (self.home_link(), self.context.root.clone(), self.uid.clone());
+        let (link, root, uid) = (
+            self.home_link(),
+            self.context.root.clone(),
+            self.uid.clone(),
+        );
         clean_up(link, root, uid).await;
     }
 }
@@ -436,13 +540,15 @@ impl Worker {
                 continue;
             };
             if let Some(handle) = &self.handles[container] {
-                self.tasks.spawn(start::exit(handle.clone(), container, attempt));
+                self.tasks
+                    .spawn(start::exit(handle.clone(), container, attempt));
                 continue;
             }
             let name = &self.state.plan().containers[container].name;
             if let Ok(dir) = self.context.root.container(&self.uid, name) {
                 let context = self.context.clone();
-                self.tasks.spawn(start::adopt_again(context, dir, container, attempt));
+                self.tasks
+                    .spawn(start::adopt_again(context, dir, container, attempt));
             }
         }
     }
@@ -453,7 +559,12 @@ impl Worker {
             Effect::Start { container, attempt } => self.start(container, attempt),
             Effect::Terminate { container } => self.terminate(container),
             Effect::Kill { container } => self.kill(container),
-            Effect::Notify { container, warning, reason, message } => {
+            Effect::Notify {
+                container,
+                warning,
+                reason,
+                message,
+            } => {
                 self.notify(container, warning, reason, message);
             }
             Effect::DeleteObject => self.delete(),

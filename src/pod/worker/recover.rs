@@ -16,15 +16,21 @@ use crate::{
 
 /// Whether the API was told that something ran.
 pub(super) fn ran_before(status: &PodStatus) -> bool {
-    let all = status.container_statuses.iter().chain(&status.init_container_statuses).flatten();
+    let all = status
+        .container_statuses
+        .iter()
+        .chain(&status.init_container_statuses)
+        .flatten();
     { all }.any(|it| ran(it))
 }
 
 fn ran(status: &ContainerStatus) -> bool {
     let started = |state: &Option<_>| {
-        state.as_ref().is_some_and(|it: &k8s_openapi::api::core::v1::ContainerState| {
-            it.running.is_some() || it.terminated.is_some()
-        })
+        state
+            .as_ref()
+            .is_some_and(|it: &k8s_openapi::api::core::v1::ContainerState| {
+                it.running.is_some() || it.terminated.is_some()
+            })
     };
     started(&status.state) || started(&status.last_state) || status.restart_count > 0
 }
@@ -42,7 +48,11 @@ pub(super) async fn containers(
         let on_disk = match context.root.container(uid, &container.name) {
             Ok(dir) => attempts(context, &dir, handle).await,
             Err(error) => {
-                tracing::error!(error = chain(&error), uid, "records of a container cannot be read");
+                tracing::error!(
+                    error = chain(&error),
+                    uid,
+                    "records of a container cannot be read"
+                );
                 None
             }
         };
@@ -59,20 +69,29 @@ async fn attempts(
     let mut numbers = match dir.attempts() {
         Ok(numbers) => numbers,
         Err(error) => {
-            tracing::error!(error = chain(&error), container = dir.name(), "attempts cannot be read");
+            tracing::error!(
+                error = chain(&error),
+                container = dir.name(),
+                "attempts cannot be read"
+            );
             return None;
         }
     };
     // The newest three: one may not have started, two are shown.
     let first = numbers.len().saturating_sub(3);
-    let mut found =
-        Recovered { next_attempt: 0, restarts: 0, running: None, ended: Vec::new() };
+    let mut found = Recovered {
+        next_attempt: 0,
+        restarts: 0,
+        running: None,
+        ended: Vec::new(),
+    };
     let mut any = false;
     for attempt in numbers.drain(first..) {
         match context.launcher.adopt(dir, attempt).await {
             Ok(Adopted::Running(adopted)) => {
-                let (id, started_at) = start::identity(&adopted.status())
-                    .unwrap_or_else(|| (Arc::from(format!("vk-cmd://{attempt}")), Timestamp::now()));
+                let (id, started_at) = start::identity(&adopted.status()).unwrap_or_else(|| {
+                    (Arc::from(format!("vk-cmd://{attempt}")), Timestamp::now())
+                });
                 found.running = Some((attempt, id, started_at));
                 *handle = Some(adopted);
             }
@@ -88,7 +107,12 @@ async fn attempts(
                 continue;
             }
             Err(error) => {
-                tracing::error!(error = chain(&error), container = dir.name(), attempt, "not adopted yet");
+                tracing::error!(
+                    error = chain(&error),
+                    container = dir.name(),
+                    attempt,
+                    "not adopted yet"
+                );
                 found.running = Some((attempt, Arc::from(""), Timestamp::now()));
             }
         }
@@ -109,7 +133,12 @@ fn from_status(container: &ContainerPlan, status: &PodStatus) -> Recovered {
     };
     let mut all = list.iter().flatten();
     let Some(told) = all.find(|it| it.name == *container.name && ran(it)) else {
-        return Recovered { next_attempt: 0, restarts: 0, running: None, ended: Vec::new() };
+        return Recovered {
+            next_attempt: 0,
+            restarts: 0,
+            running: None,
+            ended: Vec::new(),
+        };
     };
     let restarts = u32::try_from(told.restart_count).unwrap_or_default();
     let terminated = |state: &Option<k8s_openapi::api::core::v1::ContainerState>| {
@@ -157,10 +186,17 @@ fn from_terminated(attempt: u32, end: &ContainerStateTerminated) -> Ended {
         attempt,
         code: end.exit_code,
         signal: end.signal,
-        reason: reason.unwrap_or(if end.exit_code == 0 { "Completed" } else { "Error" }),
+        reason: reason.unwrap_or(if end.exit_code == 0 {
+            "Completed"
+        } else {
+            "Error"
+        }),
         message: end.message.clone().unwrap_or_default(),
         started_at: end.started_at.as_ref().map(|time| time.0),
-        finished_at: end.finished_at.as_ref().map_or_else(Timestamp::now, |time| time.0),
+        finished_at: end
+            .finished_at
+            .as_ref()
+            .map_or_else(Timestamp::now, |time| time.0),
         id: end.container_id.as_deref().map(Arc::from),
     }
 }

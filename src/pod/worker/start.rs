@@ -7,7 +7,9 @@ use k8s_openapi::api::core::v1::{Container, Pod};
 
 use super::{Context, Done, Worker, effects::look_up};
 use crate::{
-    container::{Adopted, ContainerDir, ContainerSpec, Handle, StartError, Status, process::ProcessId},
+    container::{
+        Adopted, ContainerDir, ContainerSpec, Handle, StartError, Status, process::ProcessId,
+    },
     pod::{
         admission::{self, Image},
         api::{Retry, chain},
@@ -50,14 +52,22 @@ impl Worker {
                 launch(&context, &uid, &name, attempt, spec).await
             };
             let outcome = outcome.await.unwrap_or_else(Outcome::Problem);
-            Done::Started { container, attempt, outcome }
+            Done::Started {
+                container,
+                attempt,
+                outcome,
+            }
         });
     }
 
     fn notifier(&self, container: usize) -> impl Fn((bool, &'static str, String)) + Send + use<> {
         let recorder = self.context.events.clone();
         let plan = &self.state.plan().containers[container];
-        let list = if plan.init { "initContainers" } else { "containers" };
+        let list = if plan.init {
+            "initContainers"
+        } else {
+            "containers"
+        };
         let subject = crate::events::Subject {
             kind: "Pod",
             namespace: self.namespace().to_owned(),
@@ -67,7 +77,12 @@ impl Worker {
         };
         move |(warning, reason, message)| {
             let subject = subject.clone();
-            let event = crate::events::Event { subject, warning, reason, message };
+            let event = crate::events::Event {
+                subject,
+                warning,
+                reason,
+                message,
+            };
             recorder.publish(event, Timestamp::now());
         }
     }
@@ -77,14 +92,23 @@ impl Worker {
             Outcome::Handle(handle) => {
                 if let Some((id, started_at)) = identity(&handle.status()) {
                     self.handles[container] = Some(handle.clone());
-                    self.step(Event::Started { container, attempt, id, started_at });
+                    self.step(Event::Started {
+                        container,
+                        attempt,
+                        id,
+                        started_at,
+                    });
                     self.forget_attempts(container, attempt);
                 }
                 self.tasks.spawn(exit(handle, container, attempt));
             }
             Outcome::Ended(end) => self.step(Event::Ended { container, end }),
             Outcome::Problem(problem) => {
-                self.step(Event::ConfigFailed { container, attempt, problem });
+                self.step(Event::ConfigFailed {
+                    container,
+                    attempt,
+                    problem,
+                });
             }
         }
     }
@@ -111,14 +135,28 @@ impl Worker {
 
 /// Tries to reach a shim that lives and does not answer, for as long as it takes:
 /// while it may run its container must not be started again.
-pub(super) async fn adopt_again(context: Arc<Context>, dir: ContainerDir, container: usize, attempt: u32) -> Done {
+pub(super) async fn adopt_again(
+    context: Arc<Context>,
+    dir: ContainerDir,
+    container: usize,
+    attempt: u32,
+) -> Done {
     let mut retry = Retry::default();
     loop {
         tokio::time::sleep(retry.failed()).await;
         match context.launcher.adopt(&dir, attempt).await {
-            Ok(Adopted::Running(handle)) => return Done::Adopted { container, attempt, handle },
+            Ok(Adopted::Running(handle)) => {
+                return Done::Adopted {
+                    container,
+                    attempt,
+                    handle,
+                };
+            }
             Ok(Adopted::Exited(status) | Adopted::Lost(status)) => {
-                return Done::Ended { container, end: ended(attempt, &status) };
+                return Done::Ended {
+                    container,
+                    end: ended(attempt, &status),
+                };
             }
             Ok(Adopted::NeverStarted | Adopted::Cancelled) => {
                 let status = Status::Lost {
@@ -126,10 +164,18 @@ pub(super) async fn adopt_again(context: Arc<Context>, dir: ContainerDir, contai
                     finished_at: Timestamp::now(),
                     message: "the attempt left no trace".to_owned(),
                 };
-                return Done::Ended { container, end: ended(attempt, &status) };
+                return Done::Ended {
+                    container,
+                    end: ended(attempt, &status),
+                };
             }
             Err(error) => {
-                tracing::warn!(error = chain(&error), container = dir.name(), attempt, "not adopted yet");
+                tracing::warn!(
+                    error = chain(&error),
+                    container = dir.name(),
+                    attempt,
+                    "not adopted yet"
+                );
             }
         }
     }
@@ -143,23 +189,41 @@ pub(super) async fn exit(handle: Handle, container: usize, attempt: u32) -> Done
 }
 
 fn cancelled() -> Waiting {
-    Waiting { reason: "ContainerCreating", message: String::new() }
+    Waiting {
+        reason: "ContainerCreating",
+        message: String::new(),
+    }
 }
 
 /// The container's name in the API, `vk-cmd://<boot>-<pid>-<start time>`, and its start;
 /// the name is empty where the end came before we looked.
 pub(super) fn identity(status: &Status) -> Option<(Arc<str>, Timestamp)> {
     match status {
-        Status::Running { process, started_at, .. } => Some((container_id(process), *started_at)),
-        Status::Exited { started_at, .. } | Status::Lost { started_at: Some(started_at), .. } => {
-            Some((Arc::from(""), *started_at))
-        }
-        Status::Created | Status::StartFailed { .. } | Status::Lost { started_at: None, .. } => None,
+        Status::Running {
+            process,
+            started_at,
+            ..
+        } => Some((container_id(process), *started_at)),
+        Status::Exited { started_at, .. }
+        | Status::Lost {
+            started_at: Some(started_at),
+            ..
+        } => Some((Arc::from(""), *started_at)),
+        Status::Created
+        | Status::StartFailed { .. }
+        | Status::Lost {
+            started_at: None, ..
+        } => None,
     }
 }
 
 fn container_id(process: &ProcessId) -> Arc<str> {
-    let ProcessId { boot_id, pid, start_time, .. } = process;
+    let ProcessId {
+        boot_id,
+        pid,
+        start_time,
+        ..
+    } = process;
     Arc::from(format!("vk-cmd://{boot_id}-{pid}-{start_time}"))
 }
 
@@ -177,20 +241,42 @@ pub(super) fn ended(attempt: u32, status: &Status) -> Ended {
         id: None,
     };
     match status {
-        Status::Exited { exit, started_at, finished_at, message } => {
+        Status::Exited {
+            exit,
+            started_at,
+            finished_at,
+            message,
+        } => {
             let reason = if exit.code == 0 { "Completed" } else { "Error" };
             let ended = end(exit.code, reason, message, Some(*started_at), *finished_at);
-            Ended { signal: exit.signal, ..ended }
+            Ended {
+                signal: exit.signal,
+                ..ended
+            }
         }
-        Status::StartFailed { message, finished_at, .. } => {
-            end(128, "StartError", message, None, *finished_at)
-        }
-        Status::Lost { started_at, finished_at, message } => {
-            end(137, "ContainerStatusUnknown", message, *started_at, *finished_at)
-        }
-        Status::Created | Status::Running { .. } => {
-            end(137, "ContainerStatusUnknown", "the container could not be followed", None, now)
-        }
+        Status::StartFailed {
+            message,
+            finished_at,
+            ..
+        } => end(128, "StartError", message, None, *finished_at),
+        Status::Lost {
+            started_at,
+            finished_at,
+            message,
+        } => end(
+            137,
+            "ContainerStatusUnknown",
+            message,
+            *started_at,
+            *finished_at,
+        ),
+        Status::Created | Status::Running { .. } => end(
+            137,
+            "ContainerStatusUnknown",
+            "the container could not be followed",
+            None,
+            now,
+        ),
     }
 }
 
@@ -212,21 +298,29 @@ async fn prepare(
     let mut notices = Notices::new();
     if !resolved.skipped.is_empty() {
         let names = resolved.skipped.join(", ");
-        let message = format!("Keys [{names}] from the EnvFrom sources were skipped since they are considered invalid environment variable names.");
+        let message = format!(
+            "Keys [{names}] from the EnvFrom sources were skipped since they are considered invalid environment variable names."
+        );
         notices.push((true, "InvalidEnvironmentVariableNames", message));
     }
     let (context, pod, uid) = (context.clone(), pod.clone(), uid.to_owned());
-    let built = tokio::task::spawn_blocking(move || {
-        let (spec, notice) = build(&context, &pod, &container, &uid, resolved)?;
+    let inner = context.clone();
+    let built = context.on_disk(move || {
+        let (spec, notice) = build(&inner, &pod, &container, &uid, resolved)?;
         notices.extend(notice.map(|message| (false, "ScriptChosen", message)));
         Ok((spec, notices))
     });
-    built.await.unwrap_or_else(|error| Err(create_error(error.to_string())))
+    built.await.unwrap_or_else(|error| Err(create_error(error)))
 }
 
 fn find(pod: &Pod, name: &str) -> Option<Container> {
     let spec = pod.spec.iter();
-    let mut all = spec.flat_map(|spec| spec.init_containers.iter().flatten().chain(&spec.containers));
+    let mut all = spec.flat_map(|spec| {
+        spec.init_containers
+            .iter()
+            .flatten()
+            .chain(&spec.containers)
+    });
     all.find(|it| it.name == name).cloned()
 }
 
@@ -239,7 +333,9 @@ fn build(
     resolved: env::Resolved,
 ) -> Result<(ContainerSpec, Option<String>), Waiting> {
     let root = &context.root;
-    let dir = root.container(uid, &container.name).and_then(|dir| dir.create().map(|()| dir));
+    let dir = root
+        .container(uid, &container.name)
+        .and_then(|dir| dir.create().map(|()| dir));
     let dir = dir.map_err(|error| create_error(chain(&error)))?;
     for mount in container.volume_mounts.iter().flatten() {
         volumes::link(&dir, &mount.mount_path, &mount.name)
@@ -269,14 +365,25 @@ fn build(
         wanted,
         first_line: &first_line,
     });
-    let command =
-        command::command(container, script, &context.host, &resolved.own, std::path::Path::is_file)?;
+    let command = command::command(
+        container,
+        script,
+        &context.host,
+        &resolved.own,
+        std::path::Path::is_file,
+    )?;
     let environment = env::merged(&context.host, resolved.own);
-    Ok((ContainerSpec::new(command.argv, environment, cwd), command.notice))
+    Ok((
+        ContainerSpec::new(command.argv, environment, cwd),
+        command.notice,
+    ))
 }
 
 fn create_error(message: String) -> Waiting {
-    Waiting { reason: "CreateContainerError", message }
+    Waiting {
+        reason: "CreateContainerError",
+        message,
+    }
 }
 
 async fn launch(
@@ -286,8 +393,15 @@ async fn launch(
     attempt: u32,
     spec: ContainerSpec,
 ) -> Result<Outcome, Waiting> {
-    let dir = context.root.container(uid, name).map_err(|error| create_error(chain(&error)))?;
-    match context.launcher.start(&dir, attempt, context.epoch, &spec).await {
+    let dir = context
+        .root
+        .container(uid, name)
+        .map_err(|error| create_error(chain(&error)))?;
+    match context
+        .launcher
+        .start(&dir, attempt, context.epoch, &spec)
+        .await
+    {
         Ok(handle) => Ok(Outcome::Handle(handle)),
         Err(StartError::Failed { message, .. }) => Ok(Outcome::Ended(Ended {
             attempt,
@@ -299,28 +413,30 @@ async fn launch(
             finished_at: Timestamp::now(),
             id: None,
         })),
-        Err(error @ (StartError::Claimed { .. } | StartError::Cancelled { .. } | StartError::Lost)) => {
-            match context.launcher.adopt(&dir, attempt).await {
-                Ok(Adopted::Running(handle)) => Ok(Outcome::Handle(handle)),
-                Ok(Adopted::Exited(status) | Adopted::Lost(status)) => {
-                    Ok(Outcome::Ended(ended(attempt, &status)))
-                }
-                Ok(Adopted::Cancelled) => {
-                    let status = Status::Lost {
-                        started_at: None,
-                        finished_at: Timestamp::now(),
-                        message: chain(&error),
-                    };
-                    Ok(Outcome::Ended(ended(attempt, &status)))
-                }
-                Ok(Adopted::NeverStarted) => Err(create_error(chain(&error))),
-                Err(adopting) => Err(create_error(chain(&adopting))),
+        Err(
+            error @ (StartError::Claimed { .. } | StartError::Cancelled { .. } | StartError::Lost),
+        ) => match context.launcher.adopt(&dir, attempt).await {
+            Ok(Adopted::Running(handle)) => Ok(Outcome::Handle(handle)),
+            Ok(Adopted::Exited(status) | Adopted::Lost(status)) => {
+                Ok(Outcome::Ended(ended(attempt, &status)))
             }
-        }
+            Ok(Adopted::Cancelled) => {
+                let status = Status::Lost {
+                    started_at: None,
+                    finished_at: Timestamp::now(),
+                    message: chain(&error),
+                };
+                Ok(Outcome::Ended(ended(attempt, &status)))
+            }
+            Ok(Adopted::NeverStarted) => Err(create_error(chain(&error))),
+            Err(adopting) => Err(create_error(chain(&adopting))),
+        },
         Err(error @ StartError::Superseded { .. }) => {
             context.superseded.cancel();
             Err(create_error(chain(&error)))
         }
-        Err(error @ (StartError::Spawn { .. } | StartError::Record(_))) => Err(create_error(chain(&error))),
+        Err(error @ (StartError::Spawn { .. } | StartError::Record(_))) => {
+            Err(create_error(chain(&error)))
+        }
     }
 }

@@ -18,7 +18,7 @@ pub(super) type Outcome = Result<(), ApiProblem>;
 impl Worker {
     /// Whether nothing is left to be written, as far as we can.
     pub(super) fn settled(&self) -> bool {
-        !self.writing && self.written.as_ref() == Some(&self.derived)
+        !self.writing && !self.deleting && self.written.as_ref() == Some(&self.derived)
     }
 
     /// When a status that was withheld or refused is to be written.
@@ -28,7 +28,11 @@ impl Worker {
         }
         match self.write_after {
             Some(after) => Some(after),
-            None => Some(if self.withheld() { self.first_status_at } else { Instant::now() }),
+            None => Some(if self.withheld() {
+                self.first_status_at
+            } else {
+                Instant::now()
+            }),
         }
     }
 
@@ -89,6 +93,7 @@ impl Worker {
         if self.gone() {
             return;
         }
+        self.deleting = true;
         let context = self.context.clone();
         let (namespace, name) = (self.namespace().to_owned(), self.name().to_owned());
         let uid = self.uid.clone();
@@ -98,6 +103,7 @@ impl Worker {
     }
 
     pub(super) fn deleted(&mut self, outcome: Outcome) {
+        self.deleting = false;
         match outcome {
             // The watch tells when it is gone; finalizers may hold it.
             Ok(()) | Err(ApiProblem::NotFound | ApiProblem::Conflict(_)) => {}

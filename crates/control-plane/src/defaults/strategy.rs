@@ -100,6 +100,7 @@ pub fn prepare_for_create(gvk: &Gvk, object: &mut Value) {
         }
         (group, kind) => {
             match (group, kind) {
+                ("", "Service") => new_service(object),
                 ("batch", "Job") => job_selector(object),
                 ("apps", "DaemonSet") => template_generation(object, None),
                 _ => {}
@@ -428,6 +429,75 @@ fn namespace(object: &mut Object, old: &Object) {
 }
 
 /// What was given to a service stays with it when an update does not name it.
+/// The addresses of a new service agree with each other; none is allocated.
+fn new_service(object: &mut Object) {
+    let Some(spec) = child(object, "spec") else {
+        return;
+    };
+    if text(spec, "type") == "ExternalName" {
+        return;
+    }
+    let first = spec.get("clusterIP").cloned().unwrap_or_default();
+    if empty(spec, "clusterIPs") && !empty(spec, "clusterIP") {
+        spec.insert("clusterIPs".to_owned(), json!([first]));
+    }
+    // Nothing is said of the pods behind it, so they may have addresses of both kinds.
+    let anything = text(spec, "clusterIP") == "None" && empty(spec, "selector");
+    if anything && empty(spec, "ipFamilies") && missing(spec, "ipFamilyPolicy") {
+        spec.insert("ipFamilies".to_owned(), json!(["IPv4", "IPv6"]));
+        spec.insert("ipFamilyPolicy".to_owned(), "RequireDualStack".into());
+    }
+    if empty(spec, "ipFamilies") {
+        let is_v6 = text(spec, "clusterIP").contains(':');
+        let family = if is_v6 { "IPv6" } else { "IPv4" };
+        spec.insert("ipFamilies".to_owned(), json!([family]));
+    }
+    set_missing(spec, "ipFamilyPolicy", "SingleStack");
+}
+
+/// Takes away what belonged to the former type, unless the client gave it anew.
+fn drop_fields_of_former_type(spec: &mut Object, before: &Object) {
+    let kind = text(spec, "type").to_owned();
+    let is_outside = |kind: &str| matches!(kind, "NodePort" | "LoadBalancer");
+    let drop = |spec: &mut Object, field: &str| {
+        if spec.get(field) == before.get(field) {
+            spec.remove(field);
+        }
+    };
+    if kind == "ExternalName" && text(before, "type") != "ExternalName" {
+        for field in [
+            "clusterIP",
+            "clusterIPs",
+            "ipFamilies",
+            "ipFamilyPolicy",
+            "internalTrafficPolicy",
+        ] {
+            drop(spec, field);
+        }
+    }
+    if is_outside(text(before, "type")) && !is_outside(&kind) {
+        if kind == "ExternalName" || empty(spec, "externalIPs") {
+            drop(spec, "externalTrafficPolicy");
+        }
+        let olds = before.get("ports").and_then(Value::as_array);
+        for port in items(spec, "ports") {
+            let number = port.get("nodePort").cloned();
+            let was = |old: &Value| number.as_ref() == old.get("nodePort");
+            if number.is_some() && olds.into_iter().flatten().any(was) {
+                port.remove("nodePort");
+            }
+        }
+    }
+    if text(before, "type") == "LoadBalancer" && kind != "LoadBalancer" {
+        for field in ["allocateLoadBalancerNodePorts", "loadBalancerClass"] {
+            drop(spec, field);
+        }
+        if spec.get("healthCheckNodePort") == before.get("healthCheckNodePort") {
+            spec.remove("healthCheckNodePort");
+        }
+    }
+}
+
 fn service(object: &mut Object, old: &Object) {
     let Some(before) = old.get("spec").and_then(Value::as_object) else {
         return;
@@ -435,8 +505,10 @@ fn service(object: &mut Object, old: &Object) {
     let Some(spec) = child(object, "spec") else {
         return;
     };
+    drop_fields_of_former_type(spec, before);
     let kind = text(spec, "type").to_owned();
     if kind == "ExternalName" || text(before, "type") == "ExternalName" {
+        new_service(object);
         return;
     }
     if empty(spec, "clusterIP") && empty(spec, "clusterIPs") {

@@ -27,6 +27,19 @@ impl Difference {
 
 /// Compares two answers.
 pub(crate) fn differences(step: &str, real: &Value, ours: &Value) -> Vec<Difference> {
+    if real["status"] != ours["status"] {
+        // The rest follows from it.
+        let shown = |answer: &Value| {
+            let message = answer["body"]["message"].as_str().unwrap_or_default();
+            format!("{} {message}", answer["status"])
+        };
+        return vec![Difference {
+            step: step.to_owned(),
+            at: "/status".to_owned(),
+            real: Some(shown(real).into()),
+            ours: Some(shown(ours).into()),
+        }];
+    }
     let mut found = Vec::new();
     walk(step, "", Some(real), Some(ours), &mut found);
     found

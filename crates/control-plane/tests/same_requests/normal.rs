@@ -81,6 +81,14 @@ fn normalise(value: &mut Value, key: &str, known: &[(String, String)]) {
             items
                 .iter_mut()
                 .for_each(|item| normalise(item, key, known));
+            if key == "nonResourceURLs" {
+                // What a user may do has no order.
+                items.sort_by_key(Value::to_string);
+            }
+            if key == "nonResourceRules" || key == "resourceRules" {
+                items.sort_by_key(Value::to_string);
+                items.dedup();
+            }
             if key == "resources" || key == "subresources" {
                 // Clients do not see an order here; that of groups and versions they do.
                 items.sort_by_key(|item| {
@@ -149,6 +157,10 @@ const SHAPES: &[(&str, &str)] = &[
     ("xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx", "<uid>"),
     ("9999-99-99T99:99:99.999999Z", "<microtime>"),
     ("9999-99-99T99:99:99Z", "<time>"),
+    (
+        "X509SHA256=xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx",
+        "<certificate>",
+    ),
     ("kube-api-access-aaaaa", "kube-api-access-<suffix>"),
     ("127.0.0.1:99999", "<server>"),
     ("127.0.0.1:9999", "<server>"),
@@ -161,7 +173,7 @@ fn replace_shape(string: &str, shape: &str, placeholder: &str) -> String {
             .zip(shape.bytes())
             .all(|(byte, shape)| match shape {
                 b'9' => byte.is_ascii_digit(),
-                b'x' if placeholder == "<uid>" => byte.is_ascii_hexdigit(),
+                b'x' if placeholder != "<microtime>" => byte.is_ascii_hexdigit(),
                 b'a' if placeholder.ends_with("<suffix>") => byte.is_ascii_alphanumeric(),
                 _ => byte == shape,
             })

@@ -68,6 +68,35 @@ fn a_job_selects_its_own_pods() {
 }
 
 #[test]
+fn a_service_loses_what_belonged_to_its_former_type() {
+    let old = json!({"metadata": {}, "spec": {"type": "NodePort", "clusterIP": "10.0.0.1",
+        "clusterIPs": ["10.0.0.1"], "ipFamilies": ["IPv4"], "ipFamilyPolicy": "SingleStack",
+        "externalTrafficPolicy": "Cluster",
+        "ports": [{"port": 80, "protocol": "TCP", "nodePort": 30000}]}});
+    let mut new = old.clone();
+    new["spec"]["type"] = "ClusterIP".into();
+    service(
+        new.as_object_mut().expect("an object"),
+        old.as_object().expect("an object"),
+    );
+    assert_eq!(
+        new["spec"],
+        json!({"type": "ClusterIP", "clusterIP": "10.0.0.1", "clusterIPs": ["10.0.0.1"],
+            "ipFamilies": ["IPv4"], "ipFamilyPolicy": "SingleStack",
+            "ports": [{"port": 80, "protocol": "TCP"}]})
+    );
+}
+
+#[test]
+fn a_headless_service_needs_no_list_of_addresses() {
+    let mut new = json!({"spec": {"type": "ClusterIP", "clusterIP": "None",
+        "selector": {"a": "b"}}});
+    new_service(new.as_object_mut().expect("an object"));
+    assert_eq!(new["spec"]["clusterIPs"], json!(["None"]));
+    assert_eq!(new["spec"]["ipFamilies"], json!(["IPv4"]));
+}
+
+#[test]
 fn a_service_keeps_its_address() {
     let kind = Gvk::new("", "v1", "Service");
     let old = json!({"metadata": {}, "spec": {"type": "NodePort", "clusterIP": "10.0.0.1",

@@ -303,7 +303,11 @@ mod tests {
         ensure(&registry, &facts(6443)).await.unwrap();
         assert_eq!(registry.store().revision(), first, "nothing was written");
         ensure(&registry, &facts(6444)).await.unwrap();
-        assert_eq!(registry.store().revision(), first + 3, "slice, endpoints, service");
+        assert_eq!(
+            registry.store().revision(),
+            first + 3,
+            "slice, endpoints, service"
+        );
         let get = |group: &str, plural: &str, namespace: &str, name: &str| {
             registry
                 .get(stored(group, plural), namespace, name)

@@ -18,7 +18,7 @@ impl Kubectl {
             .await
             .is_ok_and(|output| output.status.success());
         if !found {
-            eprintln!("SKIPPED: no kubectl in PATH");
+            testkit::note("SKIPPED: no kubectl in PATH");
             return None;
         }
         let dir = tempfile::tempdir().expect("a directory");

@@ -90,7 +90,7 @@ fn some_of(list: &[String]) -> String {
     const SHOWN: usize = 3;
     match list.len() {
         0 => NONE.to_owned(),
-        ..=SHOWN => list.join(","),
+        1..=SHOWN => list.join(","),
         many => format!("{} + {} more...", list[..SHOWN].join(","), many - SHOWN),
     }
 }

@@ -373,7 +373,7 @@ fn metrics(wanted: &Value, current: &Value) -> String {
     }
     match list.len() {
         0 => NONE.to_owned(),
-        ..=SHOWN => list.join(", "),
+        1..=SHOWN => list.join(", "),
         many => format!("{} + {} more...", list[..SHOWN].join(", "), many - SHOWN),
     }
 }

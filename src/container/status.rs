@@ -27,6 +27,9 @@ pub enum Status {
     Exited {
         /// How the main process ended.
         exit: Exit,
+        /// The main process, by which the container was known while it ran.
+        #[serde(default)]
+        process: Option<ProcessId>,
         /// When `exec` had succeeded.
         started_at: Timestamp,
         /// When the main process ended.

@@ -26,6 +26,9 @@ const BEAT: Duration = Duration::from_secs(10);
 const LEASE_SECONDS: u32 = 40;
 /// How often a status that did not change is sent (a kubelet's `nodeStatusReportFrequency`).
 const REPORT: Duration = Duration::from_secs(300);
+/// After a silence as long as this somebody may have declared the node Unknown, and only a new
+/// status, not a lease, takes that back.
+const SILENCE: Duration = Duration::from_secs(25);
 /// How long the last report may take.
 const FAREWELL: Duration = Duration::from_secs(3);
 const JSON: &str = "application/json";
@@ -70,6 +73,8 @@ struct Keeper {
     lease: Option<Value>,
     sent: Value,
     sent_at: Instant,
+    /// When the API server last heard of us.
+    heard_at: Instant,
 }
 
 /// Registers the node and keeps it until `stop`; `ready` is told once it is registered and Ready.
@@ -95,6 +100,7 @@ pub async fn keep(
         lease: None,
         sent: Value::Null,
         sent_at: Instant::now(),
+        heard_at: Instant::now(),
     };
     tokio::select! {
         // Dropped in the middle it leaves a node without a lease, which the next run takes over.
@@ -398,7 +404,9 @@ impl Keeper {
             .status(None)
             .map_err(|error| ApiProblem::Unreachable(error.to_string()))?;
         let same = object::essence(&status) == object::essence(&self.sent);
-        if same && self.sent_at.elapsed() < REPORT {
+        let silent = self.heard_at.elapsed() > SILENCE;
+        if same && !silent && self.sent_at.elapsed() < REPORT {
+            self.heard_at = Instant::now();
             return Ok(());
         }
         match self.patch_status(&status).await {
@@ -412,6 +420,7 @@ impl Keeper {
         }
         self.sent = status;
         self.sent_at = Instant::now();
+        self.heard_at = self.sent_at;
         Ok(())
     }
 

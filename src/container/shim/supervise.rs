@@ -372,8 +372,13 @@ impl<'a> Supervisor<'a> {
                 self.immune
             );
         }
+        let process = match &self.status {
+            Status::Running { process, .. } => Some(process.clone()),
+            _ => None,
+        };
         let status = Status::Exited {
             exit,
+            process,
             started_at: self.started_at,
             finished_at,
             message,

@@ -204,8 +204,15 @@ pub(super) fn identity(status: &Status) -> Option<(Arc<str>, Timestamp)> {
             started_at,
             ..
         } => Some((container_id(process), *started_at)),
-        Status::Exited { started_at, .. }
-        | Status::Lost {
+        Status::Exited {
+            process,
+            started_at,
+            ..
+        } => {
+            let id = process.as_ref().map_or_else(|| Arc::from(""), container_id);
+            Some((id, *started_at))
+        }
+        Status::Lost {
             started_at: Some(started_at),
             ..
         } => Some((Arc::from(""), *started_at)),
@@ -243,6 +250,7 @@ pub(super) fn ended(attempt: u32, status: &Status) -> Ended {
     match status {
         Status::Exited {
             exit,
+            process,
             started_at,
             finished_at,
             message,
@@ -251,6 +259,7 @@ pub(super) fn ended(attempt: u32, status: &Status) -> Ended {
             let ended = end(exit.code, reason, message, Some(*started_at), *finished_at);
             Ended {
                 signal: exit.signal,
+                id: process.as_ref().map(container_id),
                 ..ended
             }
         }

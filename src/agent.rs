@@ -23,7 +23,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    container::{Launcher, dir::DirError, launch::default_socket_dir},
+    container::{Launcher, dir::DirError, launch::{default_socket_dir, raise_open_files}},
     events,
     node::{self, NodeError, NodeSpec},
     pod::{
@@ -172,6 +172,9 @@ impl Agent {
             Ok(place) => place?,
             Err(error) => std::panic::resume_unwind(error.into_panic()),
         };
+        if let Err(error) = raise_open_files() {
+            tracing::warn!(%error, "the limit of open files stays as it is");
+        }
         let launcher = Launcher::new(settings.shim.clone(), default_socket_dir())?;
         tracing::info!(root = %place.root.path().display(), epoch = place.epoch, "the root is ours");
         Ok(Self {

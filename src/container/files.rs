@@ -504,7 +504,7 @@ mod tests {
         let closed = temp.path().join("tree/closed");
         std::fs::create_dir(&closed).expect("mkdir");
         std::fs::write(closed.join("file"), "x").expect("write");
-        std::fs::set_permissions(&closed, std::fs::Permissions::from_mode(0)).expect("chmod");
+        std::fs::set_permissions(&closed, std::fs::Permissions::from_mode(0o000)).expect("chmod");
 
         open(temp.path()).remove_tree("tree").expect("removed");
 

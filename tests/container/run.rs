@@ -309,3 +309,48 @@ async fn two_hundred_start_at_once_and_leave_no_zombie() {
         );
     }
 }
+
+#[tokio::test]
+async fn limits_affinity_and_umask_are_the_commands_own() {
+    use vk_cmd::container::spec::{Rlimit, RlimitResource};
+    let bed = Bed::new();
+    let dir = bed.container("c");
+    let script =
+        "ulimit -n; umask; grep Cpus_allowed_list /proc/self/status; touch file; stat -c %a file";
+    let mut spec = bed.spec(&dir, &["sh", "-c", script]);
+    let allowed = nix::sched::sched_getaffinity(nix::unistd::Pid::from_raw(0)).expect("affinity");
+    let last = (0..nix::sched::CpuSet::count())
+        .rev()
+        .find(|&cpu| allowed.is_set(cpu).unwrap_or(false))
+        .expect("a CPU");
+    spec.cpu_affinity = Some(vec![last]);
+    spec.rlimits = vec![Rlimit {
+        resource: RlimitResource::Nofile,
+        soft: 123,
+    }];
+    spec.umask = 0o027;
+    let handle = in_time(bed.launcher.start(&dir, 0, 1, &spec))
+        .await
+        .expect("started");
+    assert_eq!(exit(&in_time(handle.wait()).await).code, 0);
+    let output = String::from_utf8(log(&dir, ReadOptions::default()).await).expect("text");
+    assert_eq!(
+        output,
+        format!("123\n0027\nCpus_allowed_list:\t{last}\n640\n")
+    );
+
+    spec.cpu_affinity = Some(vec![nix::sched::CpuSet::count() - 1]);
+    let error = in_time(bed.launcher.start(&dir, 1, 1, &spec))
+        .await
+        .expect_err("no such CPU");
+    assert!(
+        matches!(
+            error,
+            StartError::Failed {
+                reason: StartFailure::Limits,
+                ..
+            }
+        ),
+        "{error:?}"
+    );
+}

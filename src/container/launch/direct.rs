@@ -21,7 +21,7 @@ use tokio::{
 };
 
 use super::{
-    Adopted, Handle, Launcher, StartError, adopt,
+    Adopted, Handle, Launcher, OPEN_FILES, StartError, adopt,
     handle::{Connection, Origin},
 };
 use crate::container::{
@@ -30,7 +30,7 @@ use crate::container::{
     process::Here,
     protocol::{self, Answer, Message, RefusalCode, Request},
     shim::Arguments,
-    spec::ContainerSpec,
+    spec::{ContainerSpec, Rlimit, RlimitResource},
     status::{FORMAT_VERSION, Status},
 };
 
@@ -42,7 +42,19 @@ pub async fn start(
     epoch: u64,
     spec: &ContainerSpec,
 ) -> Result<Handle, StartError> {
-    let frame = Request::Start(Box::new(spec.clone()))
+    let mut spec = spec.clone();
+    if let Some(&soft) = OPEN_FILES.get()
+        && !spec
+            .rlimits
+            .iter()
+            .any(|limit| limit.resource == RlimitResource::Nofile)
+    {
+        spec.rlimits.push(Rlimit {
+            resource: RlimitResource::Nofile,
+            soft,
+        });
+    }
+    let frame = Request::Start(Box::new(spec))
         .encode(0)
         .map_err(|error| launcher.failed(error.into()))?;
     // Closed never: the launcher holds it.

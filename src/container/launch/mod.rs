@@ -2,9 +2,10 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::sync::Semaphore;
 
 use super::{
@@ -217,6 +218,19 @@ impl Launcher {
         self.sockets
             .join(&container[..SOCKET_NAME.min(container.len())])
     }
+}
+
+/// The soft limit of open files that this process came with, once it has been raised.
+static OPEN_FILES: OnceLock<u64> = OnceLock::new();
+
+/// Raises this process's soft limit of open files to the hard one: an agent holds a connection to each container.
+///
+/// Containers get the limit that the process came with: programs that use `select` break above 1,024.
+pub fn raise_open_files() -> std::io::Result<()> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    // A second call finds the raised limit, which is not what the process came with.
+    OPEN_FILES.get_or_init(|| soft);
+    Ok(setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?)
 }
 
 /// `$XDG_RUNTIME_DIR/vk-cmd`, or `/tmp/vk-cmd-<uid>` where there is no such directory of ours.

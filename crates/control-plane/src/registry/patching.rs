@@ -122,6 +122,8 @@ impl Registry {
             }
             let mut object = run(None)?;
             object["metadata"]["name"] = target.name.into();
+            // A version of what is not there is no precondition.
+            meta::metadata_mut(&mut object).remove("resourceVersion");
             let created = self
                 .create_object(context, def, target.namespace, object)
                 .await;

@@ -1,6 +1,9 @@
 //! What selectors can see of an object.
 
-use serde_json::Value;
+use std::fmt;
+
+use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::{Map, Value};
 
 use super::table;
 use crate::store::Attributes;
@@ -29,8 +32,68 @@ pub fn attributes_of(key: &str, object: &Value) -> Attributes {
 
 /// As [`attributes_of`], for stored bytes. Bytes that are no JSON have nothing to select by.
 pub fn attributes_of_bytes(key: &str, object: &[u8]) -> Attributes {
-    let object = serde_json::from_slice(object).unwrap_or_default();
-    attributes_of(key, &object)
+    // This runs once for each object when a store is opened.
+    let object: WithoutLists = serde_json::from_slice(object).unwrap_or_default();
+    attributes_of(key, &object.0)
+}
+
+/// A JSON value whose lists read as `null`: nothing selectable lies in a list, and most of an
+/// object does.
+#[derive(Default)]
+struct WithoutLists(Value);
+
+impl<'de> Deserialize<'de> for WithoutLists {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(Reader).map(Self)
+    }
+}
+
+struct Reader;
+
+impl<'de> Visitor<'de> for Reader {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON value")
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Value, A::Error> {
+        while list.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(Value::Null)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Value, A::Error> {
+        let mut object = Map::new();
+        while let Some(name) = fields.next_key::<String>()? {
+            let value: WithoutLists = fields.next_value()?;
+            object.insert(name, value.0);
+        }
+        Ok(Value::Object(object))
+    }
 }
 
 /// The labels of field selectors, kind by kind.
@@ -182,4 +245,26 @@ pub(super) mod fields {
         field("spec.nodeName", |o| text(o, "/spec/nodeName")),
         field("spec.driver", |o| text(o, "/spec/driver")),
     ];
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn bytes_and_values_have_the_same_attributes() {
+        let pod = json!({
+            "metadata": {"name": "p", "labels": {"b": "2", "a": "\u{e9}"}, "managedFields": [{}]},
+            "spec": {"nodeName": "n", "hostNetwork": true, "containers": [{"name": "c"}]},
+            "status": {"phase": "Running", "conditions": null, "load": 0.5, "count": -1},
+        });
+        let attributes = attributes_of("pods/d/p", &pod);
+        assert_eq!(attributes.field("spec.nodeName"), Some("n"));
+        assert_eq!(attributes.field("spec.hostNetwork"), Some("true"));
+        assert_eq!(attributes.label("a"), Some("\u{e9}"));
+        let bytes = pod.to_string().into_bytes();
+        assert_eq!(attributes_of_bytes("pods/d/p", &bytes), attributes);
+        assert_eq!(attributes_of_bytes("pods/d/p", b"{").labels.len(), 0);
+    }
 }

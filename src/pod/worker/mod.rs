@@ -84,6 +84,7 @@ pub(crate) struct Clock {
 
 impl Clock {
     const OFFSET: Duration = Duration::from_secs(7 * 24 * 3600);
+    const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
     pub(crate) fn start() -> Self {
         Self {
@@ -99,7 +100,9 @@ impl Clock {
     }
 
     fn instant(&self, mono: Duration) -> Instant {
-        self.start + mono.saturating_sub(Self::OFFSET)
+        let after = mono.saturating_sub(Self::OFFSET);
+        // A grace may be as long as a pod's author likes; no clock holds all of them.
+        self.start + after.min(Self::LONGEST)
     }
 }
 
@@ -569,5 +572,19 @@ impl Worker {
             }
             Effect::DeleteObject => self.delete(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longest_grace_is_no_moment_beyond_the_clock() {
+        let clock = Clock::start();
+        let grace = Duration::from_secs(i64::MAX.unsigned_abs());
+        let far = clock.instant(clock.now().mono.saturating_add(grace));
+        assert!(far > clock.instant(clock.now().mono));
+        assert_eq!(clock.instant(Duration::MAX), far);
     }
 }

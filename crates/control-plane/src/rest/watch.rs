@@ -21,6 +21,8 @@ use crate::store::WatchEnd;
 
 /// How long a watch lasts at least where the client names no time.
 const SHORTEST: Duration = Duration::from_secs(30 * 60);
+/// How long a watch lasts at most; a client may ask for more than a clock holds.
+const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 /// How often clients that want bookmarks get one.
 const BOOKMARK_PERIOD: Duration = Duration::from_secs(60);
 /// How long before its end a watch gets its last bookmark.
@@ -44,7 +46,7 @@ pub(super) fn answer(call: &Call) -> Result<Response<Body>, ApiError> {
         };
     }
     let timeout = match call.query.number("timeoutSeconds")? {
-        Some(seconds) if seconds > 0 => Duration::from_secs(seconds.unsigned_abs()),
+        Some(seconds) if seconds > 0 => Duration::from_secs(seconds.unsigned_abs()).min(LONGEST),
         _ => SHORTEST + random_part(SHORTEST),
     };
     let view = call.view();

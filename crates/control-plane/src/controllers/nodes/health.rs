@@ -161,8 +161,9 @@ pub(super) fn eviction(node: &Value, pod: &Value, now: Timestamp) -> Eviction {
                 .filter_map(|toleration| toleration.get("tolerationSeconds")?.as_i64())
                 .min();
             seconds.map(|seconds| {
-                let added = field(taint, "timeAdded").parse().unwrap_or(now);
-                added + SignedDuration::from_secs(seconds.clamp(0, i64::from(i32::MAX)))
+                let added: Timestamp = field(taint, "timeAdded").parse().unwrap_or(now);
+                let tolerated = SignedDuration::from_secs(seconds.clamp(0, i64::from(i32::MAX)));
+                added.checked_add(tolerated).unwrap_or(Timestamp::MAX)
             })
         };
         if let Some(leaves) = leaves {
@@ -297,6 +298,14 @@ mod tests {
         assert_eq!(of(json!([{"operator": "Exists"}])), Eviction::Never);
         let exists = |seconds: Value| json!({"key": UNREACHABLE, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": seconds});
         assert_eq!(of(json!([exists(json!(300))])), at(300));
+        let late = json!({"spec": {"taints": [
+            {"key": UNREACHABLE, "effect": "NoExecute", "timeAdded": "9999-12-30T00:00:00Z"},
+        ]}});
+        let patient = json!({"spec": {"tolerations": [exists(json!(i64::MAX))]}});
+        assert_eq!(
+            eviction(&late, &patient, now()),
+            Eviction::At(Timestamp::MAX)
+        );
         assert_eq!(of(json!([exists(json!(300)), exists(json!(20))])), at(20));
         assert_eq!(of(json!([exists(json!(-5))])), at(0));
         assert_eq!(

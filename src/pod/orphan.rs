@@ -9,7 +9,7 @@ use super::{
     record::{HomeLink, Record},
     worker::{Context, clean_up},
 };
-use crate::container::{Adopted, ContainerDir};
+use crate::container::{Adopted, ContainerDir, dir::DirError};
 
 /// Ends what runs of a pod and removes its files.
 pub(super) async fn end(context: &Context, uid: &str) {
@@ -17,14 +17,7 @@ pub(super) async fn end(context: &Context, uid: &str) {
     let record = Record::read(root, uid);
     let grace = record.as_ref().map_or(30, |record| record.grace_seconds);
     let grace = Duration::from_secs(grace);
-    let containers = root.containers(uid).unwrap_or_else(|error| {
-        tracing::error!(
-            error = chain(&error),
-            uid,
-            "the containers of a pod that is gone cannot be read"
-        );
-        Vec::new()
-    });
+    let containers = until_read(uid, || root.containers(uid)).await;
     let dirs = containers
         .iter()
         .filter_map(|name| root.container(uid, name).ok());
@@ -37,8 +30,24 @@ pub(super) async fn end(context: &Context, uid: &str) {
     clean_up(link, root.clone(), uid.to_owned()).await;
 }
 
+/// Reads records until they can be read. What cannot be read now may belong to a process that runs:
+/// it counts as neither ended nor absent.
+pub(super) async fn until_read<T>(uid: &str, read: impl Fn() -> Result<T, DirError>) -> T {
+    let mut retry = Retry::default();
+    loop {
+        match read() {
+            Ok(found) => return found,
+            Err(error) => {
+                let error = chain(&error);
+                tracing::error!(error, uid, "records of a pod cannot be read");
+            }
+        }
+        tokio::time::sleep(retry.failed()).await;
+    }
+}
+
 async fn end_container(context: &Context, dir: ContainerDir, grace: Duration) {
-    let attempts = dir.attempts().unwrap_or_default();
+    let attempts = until_read(dir.uid(), || dir.attempts()).await;
     // Only the newest can run: an attempt begins when the one before has ended.
     let Some(attempt) = attempts.last().copied() else {
         return;

@@ -11,6 +11,7 @@ use crate::{
     pod::{
         api::chain,
         machine::{ContainerPlan, Ended, Plan, Recovered},
+        orphan::until_read,
     },
 };
 
@@ -66,17 +67,7 @@ async fn attempts(
     dir: &ContainerDir,
     handle: &mut Option<Handle>,
 ) -> Option<Recovered> {
-    let mut numbers = match dir.attempts() {
-        Ok(numbers) => numbers,
-        Err(error) => {
-            tracing::error!(
-                error = chain(&error),
-                container = dir.name(),
-                "attempts cannot be read"
-            );
-            return None;
-        }
-    };
+    let mut numbers = until_read(dir.uid(), || dir.attempts()).await;
     // The newest three: one may not have started, two are shown.
     let first = numbers.len().saturating_sub(3);
     let mut found = Recovered {

@@ -26,6 +26,8 @@ pub(in crate::pod) enum Outcome {
     Handle(Handle),
     /// The attempt is used up.
     Ended(Ended),
+    /// A shim has it and does not answer: it may run.
+    OutOfReach(ContainerDir),
     /// It could not be tried.
     Problem(Waiting),
 }
@@ -103,6 +105,20 @@ impl Worker {
                 self.tasks.spawn(exit(handle, container, attempt));
             }
             Outcome::Ended(end) => self.step(Event::Ended { container, end }),
+            // As long as it may run it counts as running, so that nothing is started beside it and
+            // nothing of it is removed.
+            Outcome::OutOfReach(dir) => {
+                let (id, started_at) = (Arc::from(""), Timestamp::now());
+                self.step(Event::Started {
+                    container,
+                    attempt,
+                    id,
+                    started_at,
+                });
+                let context = self.context.clone();
+                self.tasks
+                    .spawn(adopt_again(context, dir, container, attempt));
+            }
             Outcome::Problem(problem) => {
                 self.step(Event::ConfigFailed {
                     container,
@@ -438,7 +454,15 @@ async fn launch(
                 Ok(Outcome::Ended(ended(attempt, &status)))
             }
             Ok(Adopted::NeverStarted) => Err(create_error(chain(&error))),
-            Err(adopting) => Err(create_error(chain(&adopting))),
+            Err(adopting) => {
+                tracing::warn!(
+                    error = chain(&adopting),
+                    container = name,
+                    attempt,
+                    "not adopted yet"
+                );
+                Ok(Outcome::OutOfReach(dir))
+            }
         },
         Err(error @ StartError::Superseded { .. }) => {
             context.superseded.cancel();

@@ -164,11 +164,7 @@ fn authenticate(api: &Api, peer: &Peer, headers: &HeaderMap) -> Result<Arc<User>
             tracing::debug!(reason = refused.reason, "not authenticated");
             ApiError::unauthorized()
         })?;
-    let impersonation: Vec<(&str, &str)> = headers
-        .iter()
-        .filter(|(name, _)| name.as_str().starts_with("impersonate-"))
-        .filter_map(|(name, value)| Some((name.as_str(), value.to_str().ok()?)))
-        .collect();
+    let impersonation = impersonation(headers)?;
     if impersonation.is_empty() {
         return Ok(user);
     }
@@ -176,6 +172,40 @@ fn authenticate(api: &Api, peer: &Peer, headers: &HeaderMap) -> Result<Arc<User>
         match review::impersonate(&api.authorizer, &user, &impersonation)? {
             Some(other) => Arc::new(other),
             None => user,
+        },
+    )
+}
+
+/// The headers that ask to act as somebody else. One that cannot be read refuses the request: left
+/// out, it would be done with the rights of who asks.
+fn impersonation(headers: &HeaderMap) -> Result<Vec<(&str, &str)>, ApiError> {
+    headers
+        .iter()
+        .filter(|(name, _)| name.as_str().starts_with("impersonate-"))
+        .map(|(name, value)| {
+            std::str::from_utf8(value.as_bytes())
+                .map(|value| (name.as_str(), value))
+                .map_err(|_| ApiError::bad_request(format!("the header {name} is not UTF-8")))
+        })
+        .collect()
+}
+
+/// Whether the user may create what the path names, where a request for something else comes to
+/// that. As it is for the real server.
+pub(super) fn permit_creation(call: &Call) -> Result<(), ApiError> {
+    let (def, path) = (call.def, &call.path);
+    let namespace = if def.group.is_empty() && def.plural == "namespaces" {
+        &path.name
+    } else {
+        &path.namespace
+    };
+    permit(
+        &call.api,
+        &Attributes {
+            version: def.version,
+            namespace,
+            name: &path.name,
+            ..Attributes::of_resource(&call.user, "create", def.group, def.plural)
         },
     )
 }
@@ -258,5 +288,25 @@ fn other_method(method: &str) -> &'static str {
         "HEAD" => "head",
         "OPTIONS" => "options",
         _ => "other",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_to_act_under_is_never_left_out() {
+        let headers = |value: &[u8]| {
+            let value = HeaderValue::from_bytes(value).expect("a value");
+            HeaderMap::from_iter([(http::HeaderName::from_static("impersonate-user"), value)])
+        };
+        let found = headers("jürgen".as_bytes());
+        assert_eq!(
+            impersonation(&found).expect("readable"),
+            [("impersonate-user", "jürgen")]
+        );
+        let refused = impersonation(&headers(b"j\xfcrgen")).expect_err("unreadable");
+        assert_eq!(refused.code, http::StatusCode::BAD_REQUEST);
     }
 }

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::accept::Shape;
 use super::body::{self, Body};
-use super::handler::Call;
+use super::handler::{Call, permit_creation};
 use super::query::propagation;
 use super::render::{IncludeObject, View};
 use super::{reviews, subresources, watch};
@@ -185,6 +185,9 @@ pub(super) async fn write(
         .store()
         .get(&call.def.key(&path.namespace, &path.name))
         .is_some();
+    if !existed && call.def.create_on_update && path.subresource.is_empty() {
+        permit_creation(call)?;
+    }
     let object = call
         .api
         .registry
@@ -257,6 +260,9 @@ pub(super) async fn patch(call: &Call, body: Incoming) -> Result<Response<Body>,
         .store()
         .get(&call.def.key(&path.namespace, &path.name))
         .is_some();
+    if !existed && kind == PatchKind::Apply && path.subresource.is_empty() {
+        permit_creation(call)?;
+    }
     let object = call
         .api
         .registry

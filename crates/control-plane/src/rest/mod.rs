@@ -11,6 +11,7 @@ mod handler;
 mod kubelet;
 mod log;
 mod metrics;
+mod opening;
 pub mod path;
 mod paths;
 mod query;

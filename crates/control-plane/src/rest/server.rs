@@ -24,6 +24,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::opening::Opening;
 use super::{Api, handler};
 use crate::auth::authn::Peer;
 
@@ -33,7 +34,7 @@ const MAX_CONNECTIONS: usize = 30_000;
 const OTHER_DESCRIPTORS: u64 = 256;
 /// How long a client may take for TLS.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a client may take for the head of a request.
+/// How long a client may take for its first bytes, and for the head of a request.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long requests may take to end after shutdown began.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
@@ -183,7 +184,8 @@ async fn serve_connection(
             Ok::<_, std::convert::Infallible>(handler::handle(api, &peer, request, stopping).await)
         }
     });
-    let connection = builder.serve_connection_with_upgrades(TokioIo::new(tls), service);
+    let stream = Opening::new(tls, HEADER_TIMEOUT);
+    let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
     tokio::pin!(connection);
     let mut stopping = false;
     loop {

@@ -182,8 +182,12 @@ pub fn all() -> io::Result<Vec<Stat>> {
         else {
             continue;
         };
-        if let Some(stat) = Stat::read(pid)? {
-            found.push(stat);
+        match Stat::read(pid) {
+            Ok(Some(stat)) => found.push(stat),
+            Ok(None) => {}
+            // Where /proc is mounted with hidepid=1, another user's process; it is not ours to judge.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
+            Err(error) => return Err(error),
         }
     }
     Ok(found)

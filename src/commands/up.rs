@@ -21,7 +21,7 @@ use super::signals::Signals;
 use super::workload;
 use crate::agent::{self, AgentError, Outcome, Shutdown};
 use crate::cli::UpArgs;
-use crate::client::Connection;
+use crate::client::{Connection, Manifest};
 use crate::exit::{Exit, UsageError};
 use crate::kubelet_api::ServingCertificate;
 use crate::printer;
@@ -30,6 +30,8 @@ use crate::settings::{
     default_state_dir,
 };
 
+/// The kubeconfig of the administrator, in the state directory.
+const ADMIN: &str = "admin.kubeconfig";
 const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 /// Runs until a signal, or until what `--apply` started has ended.
@@ -55,7 +57,7 @@ pub async fn run(args: UpArgs) -> Result<Exit> {
         names: Vec::new(),
     })
     .await?;
-    let admin = state.join("admin.kubeconfig");
+    let admin = state.join(ADMIN);
     plane
         .pki()
         .write_kubeconfig(&admin, &plane.url(), "vk-cmd", &plane.pki().admin)?;
@@ -89,25 +91,54 @@ pub async fn run(args: UpArgs) -> Result<Exit> {
     }
     printer::line(format!("export KUBECONFIG={}", shell_word(&admin)))?;
 
-    let outcome = if args.apply.is_empty() {
-        signals.next().await;
-        Ok(Exit::Success)
-    } else {
-        let connection = Connection::open(Some(&admin), Some("default".to_owned())).await?;
-        let work = workload::run(&connection, manifests, args.wait, args.logs);
-        tokio::select! {
-            // The workload is dropped with a signal: nothing of it is left but its objects.
-            outcome = work => match outcome {
-                Ok(Some(exit)) => Ok(exit),
-                Ok(None) => { signals.next().await; Ok(Exit::Success) }
-                Err(error) => Err(error),
-            },
-            () = signals.next() => Ok(Exit::Failure),
-        }
+    let outcome = tokio::select! {
+        // What was applied is dropped with the node: nothing of it is left but its objects.
+        error = ended(&mut node) => Err(error),
+        outcome = attend(&args, &admin, manifests, &mut signals) => outcome,
     };
     stop(node, &shutdown, &mut signals).await;
     plane.shutdown().await;
     outcome
+}
+
+/// Waits for a signal, or for the end of what `--apply` started.
+async fn attend(
+    args: &UpArgs,
+    admin: &Path,
+    manifests: Vec<Manifest>,
+    signals: &mut Signals,
+) -> Result<Exit> {
+    if args.apply.is_empty() {
+        signals.next().await;
+        return Ok(Exit::Success);
+    }
+    let connection = Connection::open(Some(admin), Some("default".to_owned())).await?;
+    let work = workload::run(&connection, manifests, args.wait, args.logs);
+    tokio::select! {
+        // The workload is dropped with a signal: nothing of it is left but its objects.
+        outcome = work => match outcome? {
+            Some(exit) => Ok(exit),
+            None => {
+                signals.next().await;
+                Ok(Exit::Success)
+            }
+        },
+        () = signals.next() => Ok(Exit::Failure),
+    }
+}
+
+/// Waits for the end of a node that nobody told to end, and takes it out.
+async fn ended(node: &mut Option<JoinHandle<Result<Outcome, AgentError>>>) -> anyhow::Error {
+    let Some(task) = node else {
+        return std::future::pending().await;
+    };
+    let end = task.await;
+    *node = None;
+    match end {
+        Ok(Ok(outcome)) => anyhow!("the agent ended by itself: {outcome:?}"),
+        Ok(Err(error)) => anyhow::Error::new(error).context("the agent ended"),
+        Err(error) => anyhow::Error::new(error).context("the agent broke"),
+    }
 }
 
 async fn stop(
@@ -204,6 +235,12 @@ fn private_dir(path: &Path) -> Result<(), UsageError> {
             ));
         }
     }
+    if is_of_others(path) {
+        return Err(wrong(
+            "holds files that are not of vk-cmd, and others may enter it".to_owned(),
+            "name a new or empty directory, or close it with chmod 700",
+        ));
+    }
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700))
         .and_then(|()| tempfile_probe(path))
         .map_err(|error| {
@@ -212,6 +249,14 @@ fn private_dir(path: &Path) -> Result<(), UsageError> {
                 "name a directory that this user owns, on a file system that is not read-only or full",
             )
         })
+}
+
+/// Whether a directory has another purpose and others need it open: its permissions are not ours to
+/// change (`--state-dir /tmp`, a home).
+fn is_of_others(path: &Path) -> bool {
+    let open = std::fs::metadata(path).is_ok_and(|meta| meta.permissions().mode() & 0o077 != 0);
+    let filled = || std::fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_some());
+    open && filled() && !path.join(ADMIN).exists()
 }
 
 /// Writing is the only honest test of whether a directory can be written.
@@ -240,5 +285,29 @@ mod tests {
     fn a_path_with_spaces_survives_the_shell() {
         assert_eq!(shell_word(Path::new("/a/b-c")), "/a/b-c");
         assert_eq!(shell_word(Path::new("/a b/it's")), r"'/a b/it'\''s'");
+    }
+
+    #[test]
+    fn the_permissions_of_a_directory_with_another_purpose_stay() {
+        let temp = tempfile::tempdir().expect("a directory");
+        let mode = |path: &Path| {
+            let meta = std::fs::metadata(path).expect("present");
+            meta.permissions().mode() & 0o777
+        };
+        let dir = temp.path().join("shared");
+        std::fs::create_dir(&dir).expect("made");
+        let open = || std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(0o755));
+        open().expect("opened");
+        private_dir(&dir).expect("an empty one is taken");
+        assert_eq!(mode(&dir), 0o700);
+
+        std::fs::write(dir.join("other"), "").expect("written");
+        private_dir(&dir).expect("a closed one is taken");
+        open().expect("opened");
+        private_dir(&dir).expect_err("another's");
+        assert_eq!(mode(&dir), 0o755);
+        std::fs::write(dir.join(ADMIN), "").expect("written");
+        private_dir(&dir).expect("one of ours");
+        assert_eq!(mode(&dir), 0o700);
     }
 }

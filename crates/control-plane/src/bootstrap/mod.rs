@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use crate::auth::pki::KUBERNETES_SERVICE_IP;
 use crate::auth::rbac;
 use crate::controllers::accounts;
-use crate::registry::{Context, Registry};
+use crate::registry::{CLUSTER_RANGE, Context, Registry};
 use crate::resource::{ResourceDef, stored};
 use crate::status::ApiError;
 
@@ -126,6 +126,17 @@ fn objects(facts: &Facts) -> Vec<Wanted<'static>> {
             }),
         });
     }
+    all.push(Wanted {
+        def: stored("networking.k8s.io", "servicecidrs"),
+        namespace: "",
+        name: "kubernetes",
+        object: json!({
+            "apiVersion": "networking.k8s.io/v1",
+            "kind": "ServiceCIDR",
+            "metadata": {"name": "kubernetes"},
+            "spec": {"cidrs": [CLUSTER_RANGE]},
+        }),
+    });
     all.push(Wanted {
         def: stored("", "services"),
         namespace: "default",

@@ -13,8 +13,30 @@ const FILE_MODE: i64 = 0o644;
 /// How long a projected service-account token lives where the volume says nothing.
 const TOKEN_SECONDS: i64 = 3_600;
 
+/// Both fields of the address of a pod say the same; where they do not, `podIP` counts, which is
+/// all that older kubelets know.
+fn addresses(status: &mut Object) {
+    let address = text(status, "podIP").to_owned();
+    let first = items(status, "podIPs")
+        .next()
+        .map(|first| text(first, "ip").to_owned());
+    match first {
+        Some(first) if address.is_empty() => {
+            status.insert("podIP".to_owned(), first.into());
+        }
+        Some(first) if first == address => {}
+        _ if address.is_empty() => {}
+        _ => {
+            status.insert("podIPs".to_owned(), json!([{"ip": address}]));
+        }
+    }
+}
+
 /// A pod itself: the defaults of templates, and those that templates do not get.
 pub(super) fn pod(pod: &mut Object) {
+    if let Some(status) = child(pod, "status") {
+        addresses(status);
+    }
     let Some(spec) = child_or_new(pod, "spec") else {
         return;
     };

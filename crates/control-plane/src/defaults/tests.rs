@@ -248,6 +248,31 @@ fn objects_are_completed_as_the_real_server_completes_them() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+#[test]
+fn both_fields_of_the_address_of_a_pod_say_the_same() {
+    for (status, expected) in [
+        (
+            json!({"podIP": "10.0.0.1"}),
+            json!({"podIP": "10.0.0.1", "podIPs": [{"ip": "10.0.0.1"}]}),
+        ),
+        (
+            json!({"podIPs": [{"ip": "10.0.0.1"}, {"ip": "fe80::1"}]}),
+            json!({"podIP": "10.0.0.1", "podIPs": [{"ip": "10.0.0.1"}, {"ip": "fe80::1"}]}),
+        ),
+        (
+            json!({"podIP": "10.0.0.2", "podIPs": [{"ip": "10.0.0.1"}]}),
+            json!({"podIP": "10.0.0.2", "podIPs": [{"ip": "10.0.0.2"}]}),
+        ),
+        (
+            json!({"podIP": "", "podIPs": []}),
+            json!({"podIP": "", "podIPs": []}),
+        ),
+    ] {
+        let pod = defaulted("v1", "Pod", json!({"spec": {}, "status": status}));
+        assert_eq!(pod["status"], expected);
+    }
+}
+
 proptest! {
     #[test]
     fn defaults_are_idempotent_and_take_any_document(

@@ -12,6 +12,7 @@ mod meta;
 mod options;
 mod patching;
 pub mod selector;
+mod services;
 mod watch;
 mod write;
 
@@ -26,6 +27,7 @@ pub use options::{
     DeleteOptions, Deleted, ListOptions, Listed, Patch, PatchKind, Preconditions, Propagation,
     ResourceVersionMatch, WatchOptions,
 };
+pub use services::CLUSTER_RANGE;
 pub use watch::{WatchItem, WatchKind, WatchStream};
 
 use crate::admission::Admission;
@@ -42,6 +44,7 @@ use write::Target;
 pub struct Registry {
     store: Store,
     admission: Option<Admission>,
+    numbers: services::Numbers,
 }
 
 impl Registry {
@@ -50,6 +53,7 @@ impl Registry {
         Self {
             store,
             admission: None,
+            numbers: services::Numbers::default(),
         }
     }
 
@@ -58,6 +62,7 @@ impl Registry {
         Self {
             store,
             admission: Some(admission),
+            numbers: services::Numbers::default(),
         }
     }
 

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::admit::{self, Operation};
 use super::meta::{self, metadata_mut, text};
-use super::{Context, Registry};
+use super::{Context, Registry, services};
 use crate::patch::apply;
 use crate::resource::{ResourceDef, attributes_of};
 use crate::schema::schema;
@@ -117,10 +117,16 @@ impl Registry {
         }
         admit::mutate(self, context, &target, Operation::Create, &mut object, None).await?;
         defaults::strategy::prepare_for_create(&gvk, &mut object);
+        if services::is_service(def) {
+            services::prepare(&mut object, None);
+        }
         let errors = validation::create(&gvk, def.namespaced, &object);
         if !errors.is_empty() {
             return Err(ApiError::invalid(def.group, def.kind, &name, &errors));
         }
+        let _held = self
+            .reserve(def, &mut object, None)
+            .map_err(|errors| ApiError::invalid(def.group, def.kind, &name, &errors))?;
         let key = def.key(namespace, &name);
         if context.dry_run {
             return match self.store.get(&key) {
@@ -279,10 +285,16 @@ impl Registry {
         )
         .await?;
         defaults::strategy::prepare_for_update(&gvk, &mut object, &old, subresource);
+        if services::is_service(def) {
+            services::prepare(&mut object, Some(&old));
+        }
         let errors = validation::update(&gvk, def.namespaced, &object, &old, subresource);
         if !errors.is_empty() {
             return Err(ApiError::invalid(def.group, def.kind, name, &errors));
         }
+        let _held = self
+            .reserve(def, &mut object, Some(&old))
+            .map_err(|errors| ApiError::invalid(def.group, def.kind, name, &errors))?;
         if object == old {
             return Ok(Some(existing.clone()));
         }

@@ -31,7 +31,7 @@ pub(super) struct Form {
 }
 
 /// The media types that a response may have, as the 406 lists them.
-const SERVED: [&str; 2] = ["application/json", "application/yaml"];
+pub(super) const SERVED: [&str; 2] = ["application/json", "application/yaml"];
 
 /// One clause of `Accept`.
 struct Clause<'a> {

@@ -4,6 +4,7 @@ use http::{Response, StatusCode};
 use hyper::body::Incoming;
 use jiff::Timestamp;
 
+use super::accept::Shape;
 use super::body::{self, Body};
 use super::handler::Call;
 use super::subresources;
@@ -13,6 +14,10 @@ use crate::status::ApiError;
 pub(super) async fn answer(call: Call, body: Incoming) -> Result<Response<Body>, ApiError> {
     if call.def.kind == "Binding" {
         return subresources::bind(&call, body).await;
+    }
+    // A review is no list and has no metadata to show.
+    if call.form.shape != Shape::Full {
+        return Err(ApiError::not_acceptable(&super::accept::SERVED));
     }
     let context = call.context("CreateOptions")?;
     let object = call.object(&context, &call.def.gvk(), body).await?;

@@ -38,7 +38,24 @@ pub(super) fn name_rule(gvk: &Gvk) -> NameRule {
         ("", "Service") => label_1035,
         ("rbac.authorization.k8s.io", _) => segment,
         ("apps", "StatefulSet") => label,
+        ("networking.k8s.io", "IPAddress") => address,
         _ => subdomain,
+    }
+}
+
+/// What is said of a text that is no address.
+pub(super) const NOT_AN_ADDRESS: &str =
+    "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)";
+
+/// The name of an `IPAddress` is that address, written in one way only.
+fn address(name: &str, _prefix: bool) -> Vec<String> {
+    match name.parse::<std::net::IpAddr>() {
+        Ok(address) if address.to_string() == name => Vec::new(),
+        Ok(address) => vec![format!(
+            "must be in canonical form ({:?})",
+            address.to_string()
+        )],
+        Err(_) => vec![NOT_AN_ADDRESS.to_owned()],
     }
 }
 

@@ -323,11 +323,7 @@ fn dns(report: &mut Report, spec: &Value, path: &Path<'_>) {
 /// An IP address.
 pub(super) fn ip_address(report: &mut Report, address: &str, path: &Path<'_>) {
     if address.parse::<std::net::IpAddr>().is_err() {
-        report.invalid(
-            path,
-            address,
-            "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)",
-        );
+        report.invalid(path, address, super::meta::NOT_AN_ADDRESS);
     }
 }
 

@@ -4,7 +4,7 @@ CARGO ?= cargo
 BIN := target/fast/vk-cmd
 STATE ?= target/quickstart
 
-.PHONY: help quickstart build test fmt lint deny doc release bench clean tools
+.PHONY: help quickstart build test fmt lint deny doc release bench conformance clean tools
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -38,6 +38,9 @@ doc: tools
 
 bench: tools ## measure; the rows of docs/performance.md
 	$(CARGO) bench --locked --bench pods
+
+conformance: build ## the official conformance suite against the embedded API server; skipped where Go is missing
+	@VK_CMD=$(BIN) scripts/conformance || { code=$$?; test $$code -eq 77 && echo "SKIPPED conformance: its programs are not built and Go is missing"; }
 
 release: tools ## the static binary: target/x86_64-unknown-linux-musl/release/vk-cmd
 	$(CARGO) build --locked --release --target x86_64-unknown-linux-musl --bin vk-cmd

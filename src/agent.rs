@@ -264,7 +264,10 @@ impl Agent {
             Ending::Lost => !place.superseded(),
         };
         if end_containers {
-            order.send_replace(Order::Drain(DRAIN));
+            order.send_replace(match ending {
+                Ending::Lost => Order::Abandon(DRAIN),
+                _ => Order::Drain(DRAIN),
+            });
             let drained = tokio::time::timeout(DRAIN + FAREWELL, manager.join_next());
             tokio::select! {
                 drained = drained => if drained.is_err() {

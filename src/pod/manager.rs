@@ -29,7 +29,7 @@ use tokio::{
 use super::{
     api::chain,
     orphan, status,
-    worker::{Context, Desired, Snapshot, Worker},
+    worker::{Context, Desired, Shutdown, Snapshot, Worker},
 };
 use crate::container::ContainerDir;
 
@@ -129,6 +129,8 @@ pub(crate) enum Order {
     Run,
     /// End everything within this grace.
     Drain(Duration),
+    /// The same, and write nothing more: another agent speaks for this node.
+    Abandon(Duration),
 }
 
 struct Manager {
@@ -296,12 +298,16 @@ impl Manager {
     }
 
     fn drain(&mut self) {
-        if let Order::Drain(grace) = *self.orders.borrow_and_update() {
-            for entry in self.entries.values() {
-                entry
-                    .desired
-                    .send_modify(|desired| desired.shutdown = Some(grace));
-            }
+        let (grace, silent) = match *self.orders.borrow_and_update() {
+            Order::Run => return,
+            Order::Drain(grace) => (grace, false),
+            Order::Abandon(grace) => (grace, true),
+        };
+        for entry in self.entries.values() {
+            let shutdown = Some(Shutdown { grace, silent });
+            entry
+                .desired
+                .send_modify(|desired| desired.shutdown = shutdown);
         }
     }
 

@@ -34,7 +34,6 @@ fn end(attempt: u32, code: i32, now: Now) -> Ended {
     Ended {
         attempt,
         code,
-        signal: None,
         reason: if code == 0 { "Completed" } else { "Error" },
         message: String::new(),
         started_at: None,

@@ -81,8 +81,6 @@ pub struct Ended {
     pub attempt: u32,
     /// 128 + signal where a signal ended it.
     pub code: i32,
-    /// The signal, where one ended it.
-    pub signal: Option<i32>,
     /// `Completed`, `Error`, `StartError`, `ContainerStatusUnknown`, …
     pub reason: &'static str,
     /// For people.

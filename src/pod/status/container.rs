@@ -141,7 +141,8 @@ fn waiting(reason: &str, message: &str) -> ContainerState {
 fn terminated(end: &Ended) -> ContainerState {
     let terminated = ContainerStateTerminated {
         exit_code: end.code,
-        signal: end.signal,
+        // A kubelet says it by the code alone.
+        signal: None,
         reason: Some(end.reason.to_owned()),
         message: (!end.message.is_empty()).then(|| end.message.clone()),
         started_at: end.started_at.map(Time),

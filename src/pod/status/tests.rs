@@ -87,7 +87,6 @@ impl Case {
         let end = Ended {
             attempt,
             code,
-            signal: None,
             reason,
             message: String::new(),
             started_at: Some(started_at),

@@ -113,8 +113,17 @@ pub(super) struct Desired {
     pub(super) pod: Arc<Pod>,
     /// The object is gone.
     pub(super) removed: bool,
-    /// The node goes down, with at most this grace.
-    pub(super) shutdown: Option<Duration>,
+    /// The node goes down.
+    pub(super) shutdown: Option<Shutdown>,
+}
+
+/// How a pod ends with its node.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Shutdown {
+    /// The longest grace.
+    pub(super) grace: Duration,
+    /// Another agent speaks for this node now: nothing is written any more.
+    pub(super) silent: bool,
 }
 
 /// What a worker shows of its pod.
@@ -285,8 +294,8 @@ impl Worker {
         if self.state.finished() {
             return true;
         }
-        let shutdown = self.desired.borrow().shutdown.is_some();
-        shutdown && !self.state.active() && self.settled()
+        let shutdown = self.desired.borrow().shutdown;
+        shutdown.is_some_and(|it| !self.state.active() && (it.silent || self.settled()))
     }
 
     fn now(&self) -> Now {
@@ -345,7 +354,9 @@ impl Worker {
                 grace: grace.unwrap_or(self.state.plan().grace),
             })
         } else {
-            desired.shutdown.map(|grace| Event::Shutdown { grace })
+            desired
+                .shutdown
+                .map(|it| Event::Shutdown { grace: it.grace })
         };
         match event {
             Some(event) => self.step(event),

@@ -160,7 +160,6 @@ fn unknown(attempt: u32, message: &str) -> Ended {
     Ended {
         attempt,
         code: 137,
-        signal: None,
         reason: "ContainerStatusUnknown",
         message: message.to_owned(),
         started_at: None,
@@ -176,7 +175,6 @@ fn from_terminated(attempt: u32, end: &ContainerStateTerminated) -> Ended {
     Ended {
         attempt,
         code: end.exit_code,
-        signal: end.signal,
         reason: reason.unwrap_or(if end.exit_code == 0 {
             "Completed"
         } else {

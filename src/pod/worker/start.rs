@@ -256,7 +256,6 @@ pub(super) fn ended(attempt: u32, status: &Status) -> Ended {
     let end = |code, reason, message: &str, started_at, finished_at| Ended {
         attempt,
         code,
-        signal: None,
         reason,
         message: message.to_owned(),
         started_at,
@@ -274,7 +273,6 @@ pub(super) fn ended(attempt: u32, status: &Status) -> Ended {
             let reason = if exit.code == 0 { "Completed" } else { "Error" };
             let ended = end(exit.code, reason, message, Some(*started_at), *finished_at);
             Ended {
-                signal: exit.signal,
                 id: process.as_ref().map(container_id),
                 ..ended
             }
@@ -431,7 +429,6 @@ async fn launch(
         Err(StartError::Failed { message, .. }) => Ok(Outcome::Ended(Ended {
             attempt,
             code: 128,
-            signal: None,
             reason: "StartError",
             message,
             started_at: None,

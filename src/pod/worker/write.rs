@@ -23,7 +23,7 @@ impl Worker {
 
     /// When a status that was withheld or refused is to be written.
     pub(super) fn write_due(&self) -> Option<Instant> {
-        if self.writing || self.gone() || self.written.as_ref() == Some(&self.derived) {
+        if self.writing || self.mute() || self.written.as_ref() == Some(&self.derived) {
             return None;
         }
         match self.write_after {
@@ -36,8 +36,10 @@ impl Worker {
         }
     }
 
-    fn gone(&self) -> bool {
-        self.desired.borrow().removed
+    /// Nothing is left to write to, or it is another agent's to write.
+    fn mute(&self) -> bool {
+        let desired = self.desired.borrow();
+        desired.removed || desired.shutdown.is_some_and(|it| it.silent)
     }
 
     /// A pod that is about to run is not written as waiting first.
@@ -90,7 +92,7 @@ impl Worker {
     }
 
     pub(super) fn delete(&mut self) {
-        if self.gone() {
+        if self.mute() {
             return;
         }
         self.deleting = true;

@@ -1,5 +1,6 @@
 //! `pods/NAME/log`: the log of a container, from the node that runs it.
 
+use futures::StreamExt as _;
 use http::header::HeaderValue;
 use http::{Response, StatusCode};
 use http_body_util::BodyExt;
@@ -37,7 +38,9 @@ pub(super) async fn answer(call: &Call) -> Result<Response<Body>, ApiError> {
     );
     let response = call.api.kubelet.get(&node, &target).await?;
     if response.status().is_success() {
-        return Ok(body::stream(TEXT, data(response.into_body())));
+        // A log that is followed must not hold up the end of the server.
+        let log = data(response.into_body()).take_until(call.shutdown.clone().cancelled_owned());
+        return Ok(body::stream(TEXT, log));
     }
     let code = response.status();
     let mut body = http_body_util::Limited::new(response.into_body(), ERROR_LIMIT);

@@ -23,7 +23,11 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    container::{Launcher, dir::DirError, launch::{default_socket_dir, raise_open_files}},
+    container::{
+        Launcher,
+        dir::DirError,
+        launch::{default_socket_dir, raise_open_files},
+    },
     events,
     node::{self, NodeError, NodeSpec},
     pod::{

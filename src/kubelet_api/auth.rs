@@ -4,7 +4,7 @@
 //! "no" thirty seconds. The maps are locked for a lookup alone, never across a request.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasher, Hash, Hasher};
+use std::hash::{BuildHasher, Hash};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -99,9 +99,7 @@ impl Guard {
     }
 
     fn key(&self, value: impl Hash) -> u64 {
-        let mut hasher = self.hasher.build_hasher();
-        value.hash(&mut hasher);
-        hasher.finish()
+        self.hasher.hash_one(value)
     }
 
     /// Who asks: by certificate, else by the `Authorization` header.

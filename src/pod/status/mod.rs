@@ -41,7 +41,7 @@ pub fn derive(
 ) -> PodStatus {
     let address = host.address.to_string();
     let phase = phase(state);
-    let start_time = earlier.start_time.clone().or_else(|| Some(Time(now)));
+    let start_time = earlier.start_time.clone().or(Some(Time(now)));
     let images = container::images(pod);
     let statuses = |init: bool| {
         let plans = state.plan().containers.iter().zip(state.containers());

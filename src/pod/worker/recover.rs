@@ -22,7 +22,7 @@ pub(super) fn ran_before(status: &PodStatus) -> bool {
         .iter()
         .chain(&status.init_container_statuses)
         .flatten();
-    { all }.any(|it| ran(it))
+    { all }.any(ran)
 }
 
 fn ran(status: &ContainerStatus) -> bool {

@@ -2,6 +2,8 @@
 //!
 //! `make bench` runs it and prints the rows of `docs/performance.md`.
 
+#![expect(clippy::print_stdout, reason = "the figures are the result")]
+
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};

@@ -150,12 +150,6 @@ fn acknowledged_writes_and_running_containers_survive_kill_9() {
         !acknowledged.is_empty() && !pods.is_empty(),
         "the test wrote nothing"
     );
-    println!(
-        "{} writes and {} pods over {} kills, seed {seed}",
-        acknowledged.len(),
-        pods.len(),
-        rounds()
-    );
 }
 
 #[test]

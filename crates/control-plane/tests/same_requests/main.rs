@@ -197,6 +197,23 @@ fn both_servers_answer_alike() {
     judge(&outcomes, &Known::parse(&list));
 }
 
+#[test]
+fn every_reason_is_in_the_documents() {
+    let list =
+        std::fs::read_to_string(here().join("differences")).expect("the list of differences");
+    let document = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/control-plane.md");
+    let document = std::fs::read_to_string(document).expect("docs/control-plane.md");
+    let list = Known::parse(&list);
+    let reasons = list.reasons.iter().map(|(reason, _)| reason.as_str());
+    let missing: Vec<_> = reasons
+        .filter(|reason| !document.contains(reason))
+        .collect();
+    assert!(
+        missing.is_empty(),
+        "docs/control-plane.md lacks {missing:#?}"
+    );
+}
+
 /// Fails where a difference is not listed, or a listed one is gone.
 fn judge(outcomes: &[Outcome], list: &Known) {
     let found: Vec<_> = outcomes

@@ -81,6 +81,13 @@ fn normalise(value: &mut Value, key: &str, known: &[(String, String)]) {
             items
                 .iter_mut()
                 .for_each(|item| normalise(item, key, known));
+            if key == "managedFields" {
+                // They are in the order of their times, which are whole seconds.
+                items.sort_by_key(|item| {
+                    ["manager", "operation", "subresource"]
+                        .map(|key| item[key].as_str().unwrap_or_default().to_owned())
+                });
+            }
             if key == "nonResourceURLs" {
                 // What a user may do has no order.
                 items.sort_by_key(Value::to_string);

@@ -172,6 +172,12 @@ fn normalize(
     };
     let refuse = |why: String| patch::undecodable(before.clone(), why);
 
+    // What a patch takes away is what the path says.
+    for (field, own) in [("apiVersion", def.api_version()), ("kind", def.kind.into())] {
+        if object.is_object() && object[field].as_str().is_none_or(str::is_empty) {
+            object[field] = own.into();
+        }
+    }
     let found = Gvk::from_api_version(
         object["apiVersion"].as_str().unwrap_or_default(),
         object["kind"].as_str().unwrap_or_default(),

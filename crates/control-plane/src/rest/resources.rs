@@ -364,13 +364,14 @@ async fn delete(call: &Call, body: Incoming) -> Result<Response<Body>, ApiError>
 }
 
 /// Kinds of which a delete answers with the object that is gone; for others it is a `Status`.
-const RETURNED: [&str; 6] = [
+const RETURNED: [&str; 7] = [
     "Pod",
     "PersistentVolume",
     "PersistentVolumeClaim",
     "ServiceAccount",
     "PodTemplate",
     "ResourceQuota",
+    "Service",
 ];
 
 fn show_deleted(call: &Call, deleted: &Deleted) -> Response<Body> {

@@ -135,6 +135,10 @@ fn text(string: &str, known: &[(String, String)]) -> String {
             out = out.replace(value, &format!("<{name}>"));
         }
     }
+    if out.starts_with("RBAC: allowed by ") {
+        // Which of several bindings is found first is chance.
+        out = "RBAC: allowed by <binding>".to_owned();
+    }
     for (shape, placeholder) in SHAPES {
         out = replace_shape(&out, shape, placeholder);
     }

@@ -173,6 +173,7 @@ const SHAPES: &[(&str, &str)] = &[
         "<certificate>",
     ),
     ("kube-api-access-aaaaa", "kube-api-access-<suffix>"),
+    (":99999/TCP", ":<nodePort>/TCP"),
     ("127.0.0.1:99999", "<server>"),
     ("127.0.0.1:9999", "<server>"),
 ];

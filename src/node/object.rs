@@ -204,7 +204,7 @@ fn conditions(
             pressure.disk,
             (
                 "KubeletHasDiskPressure",
-                "less than a tenth of the disk of pod data is free",
+                "less than a gibibyte and a tenth of the disk of pod data is free",
             ),
             (
                 "KubeletHasNoDiskPressure",

@@ -1,5 +1,6 @@
-//! Whether memory, disk or process ids run out, by the kubelet's default thresholds
-//! (`evictionHard`: `memory.available<100Mi`, `nodefs.available<10%`).
+//! Whether memory, disk or process ids run out: memory by the kubelet's default threshold
+//! (`memory.available<100Mi`). For the disk its tenth (`nodefs.available<10%`) would be petabytes
+//! of a parallel file system, and closes a laptop that works; here it takes less than a gibibyte, too.
 
 use std::fs;
 use std::io;
@@ -8,6 +9,7 @@ use std::path::Path;
 use super::capacity::meminfo_bytes;
 
 const MEMORY_LEFT: u64 = 100 << 20;
+const STORAGE_LEFT: u64 = 1 << 30;
 
 /// What is left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,7 +71,7 @@ impl Left {
     pub fn pressure(&self) -> Pressure {
         Pressure {
             memory: self.memory < MEMORY_LEFT,
-            disk: self.storage < self.storage_size / 10,
+            disk: self.storage < STORAGE_LEFT.min(self.storage_size / 10),
             pids: self.tasks.saturating_mul(10) > self.most_tasks.saturating_mul(9),
         }
     }

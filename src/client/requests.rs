@@ -167,7 +167,7 @@ impl Connection {
     ) -> Result<(Applied, Value), kube::Error> {
         let path = kind.path(namespace, Some(name));
         let before = match self.get(&path).await {
-            Ok(object) => Some(object["metadata"]["resourceVersion"].clone()),
+            Ok(object) => Some(essence(object)),
             Err(kube::Error::Api(status)) if status.code == 404 => None,
             Err(error) => return Err(error),
         };
@@ -185,7 +185,7 @@ impl Connection {
             .await?;
         let applied = match before {
             None => Applied::Created,
-            Some(version) if version == after["metadata"]["resourceVersion"] => Applied::Unchanged,
+            Some(before) if before == essence(after.clone()) => Applied::Unchanged,
             Some(_) => Applied::Configured,
         };
         Ok((applied, after))
@@ -264,6 +264,18 @@ impl Connection {
     }
 }
 
+/// An object without what others than its author write: the status may change at any moment.
+fn essence(mut object: Value) -> Value {
+    if let Some(map) = object.as_object_mut() {
+        map.remove("status");
+    }
+    if let Some(metadata) = object["metadata"].as_object_mut() {
+        metadata.remove("resourceVersion");
+        metadata.remove("managedFields");
+    }
+    object
+}
+
 fn request(
     method: &str,
     path: &str,
@@ -279,4 +291,21 @@ fn request(
         builder = builder.header(http::header::CONTENT_TYPE, content);
     }
     builder.body(body).map_err(kube::Error::HttpError)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_status_that_moves_on_is_no_change_of_the_object() {
+        let object = |version: &str, phase: &str, label: &str| {
+            json!({"metadata": {"resourceVersion": version, "labels": {"a": label}},
+                   "spec": {}, "status": {"phase": phase}})
+        };
+        let before = essence(object("1", "Pending", "b"));
+        assert_eq!(before, essence(object("2", "Running", "b")));
+        assert_ne!(before, essence(object("2", "Pending", "c")));
+    }
 }

@@ -34,7 +34,7 @@ deny: tools ## licences, bans and sources of dependencies
 	else echo "SKIPPED deny: cargo-deny is missing (cargo install --locked cargo-deny)"; fi
 
 doc: tools
-	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps --document-private-items
+	RUSTDOCFLAGS="-D warnings -A rustdoc::private-intra-doc-links" $(CARGO) doc --locked --workspace --no-deps --document-private-items
 
 bench: tools ## measure; the rows of docs/performance.md
 	$(CARGO) bench --locked --profile fast --bench pods

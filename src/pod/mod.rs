@@ -5,7 +5,7 @@
 //! | [`admission`] | what of a pod can run here; the machine's plan |
 //! | [`machine`] | the life of a pod, pure |
 //! | [`status`] | the pod's status from the machine's state, pure |
-//! | [`command`], [`env`], [`fields`] | what a container runs, and with which environment |
+//! | [`command`], [`mod@env`], [`fields`] | what a container runs, and with which environment |
 //! | [`objects`] | config maps and secrets, as containers see them |
 //! | [`volumes`] | what is in a volume, and how it gets to the disk |
 //! | [`mounts`] | where a volume appears in a container's directory |

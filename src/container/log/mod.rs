@@ -2,7 +2,7 @@
 //!
 //! | module | idea |
 //! |---|---|
-//! | [`line`] | one entry: `<time> stdout F text` |
+//! | [`mod@line`] | one entry: `<time> stdout F text` |
 //! | [`segments`] | the shim's end: append, rotate, survive a full disk |
 //! | [`reader`] | the agent's end: follow, tail, since |
 //! | [`notify`] | wakes readers when a directory changes |

@@ -1,4 +1,4 @@
-//! Volumes: what is in them (pure, [`payload`]) and how that reaches the disk ([`place`]).
+//! Volumes: what is in them (pure, [`mod@payload`]) and how that reaches the disk ([`mod@place`]).
 //!
 //! A volume lies at `<root>/pods/<uid>/volumes/<name>`, beside the containers'
 //! directories, so that the containers of a pod share it.

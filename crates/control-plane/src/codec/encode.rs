@@ -11,7 +11,7 @@ use super::wire::{put_bytes, put_fixed64, put_number};
 use super::zero::Scope;
 use crate::schema::{Declared, Field, Gvk, Kind, Special, TypeId, schema};
 
-/// A whole body, envelope and all. The object must have been through [`super::coerce`]: values of
+/// A whole body, envelope and all. The object must have been through [`super::coerce()`]: values of
 /// a wrong type are left out.
 pub(super) fn encode(value: &Value, type_id: TypeId, gvk: &Gvk, scope: Scope) -> Vec<u8> {
     let mut meta = Vec::new();

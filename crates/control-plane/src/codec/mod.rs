@@ -125,7 +125,7 @@ pub enum Encoding {
 pub struct Decoded {
     /// Group, version and kind, from the body or, where it has none, from what was expected.
     pub gvk: Gvk,
-    /// The object; of a known type it is normalised as [`coerce`] does it. It has `apiVersion`
+    /// The object; of a known type it is normalised as [`coerce()`] does it. It has `apiVersion`
     /// and `kind`.
     pub value: Value,
     /// What strict validation refuses and `Warn` warns of, in the order of the real server.
@@ -401,7 +401,7 @@ pub fn decode_protobuf(body: &[u8], expect: Option<&Gvk>) -> Result<(Gvk, Value)
     Ok((gvk, value))
 }
 
-/// An object of a known type in the Kubernetes protobuf envelope. Values that [`coerce`] would
+/// An object of a known type in the Kubernetes protobuf envelope. Values that [`coerce()`] would
 /// refuse are left out.
 pub fn encode_protobuf(value: &Value, gvk: &Gvk) -> Result<Vec<u8>, DecodeError> {
     match schema().type_of_gvk(gvk) {

@@ -1,6 +1,6 @@
 //! The scheduler: finds a node for each pod that has none.
 //!
-//! [`decide`] is pure; everything it looks at is in a [`Cluster`], which the loop keeps by watches.
+//! [`decide()`] is pure; everything it looks at is in a [`Cluster`], which the loop keeps by watches.
 
 mod cluster;
 mod decide;

@@ -12,4 +12,5 @@ pub mod logging;
 pub mod node;
 pub mod pod;
 pub mod printer;
+pub mod quantity;
 pub mod settings;

@@ -14,3 +14,4 @@ pub mod pod;
 pub mod printer;
 pub mod quantity;
 pub mod settings;
+pub mod site;

@@ -17,10 +17,12 @@
 //! | [`protocol`] | frames between agent and shim |
 //! | [`shim`] | the supervisor process |
 //! | [`log`] | the combined log: format, segments, reader |
+//! | [`engine`] | container engines, for what runs in an image |
 //! | [`launch`] | starting, adopting and steering from the agent's side |
 
 pub mod claim;
 pub mod dir;
+pub mod engine;
 pub mod files;
 pub mod launch;
 pub mod log;

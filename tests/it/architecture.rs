@@ -11,6 +11,7 @@ const WALLS: &[(&str, &[&str], &str)] = &[
             "kube::",
             "crate::pod",
             "crate::node",
+            "crate::site",
             "crate::kubelet_api",
             "crate::commands",
             "control_plane::",
@@ -36,6 +37,20 @@ const WALLS: &[(&str, &[&str], &str)] = &[
             "control_plane::",
         ],
         "the node knows no HTTP server and no command line",
+    ),
+    (
+        "src/site",
+        &[
+            "k8s_openapi",
+            "kube::",
+            "crate::pod",
+            "crate::node",
+            "crate::kubelet_api",
+            "crate::commands",
+            "crate::cli",
+            "control_plane::",
+        ],
+        "sites know no pods",
     ),
     (
         "src/client",

@@ -1,0 +1,69 @@
+//! Container engines: what runs an ordinary image.
+//!
+//! | module | idea |
+//! |---|---|
+//! | here | which engines there are |
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// A container engine by its command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// Docker: a daemon owns the containers.
+    Docker,
+    /// Podman: no daemon.
+    Podman,
+    /// NERSC's wrapper of Podman.
+    PodmanHpc,
+    /// Apptainer.
+    Apptainer,
+    /// SingularityCE, and Apptainer's former name.
+    Singularity,
+    /// Shifter.
+    Shifter,
+    /// Charliecloud's `ch-run`.
+    Charliecloud,
+}
+
+impl Kind {
+    /// Every engine, those first that a site which has several would rather use.
+    pub const ALL: [Self; 7] = [
+        Self::Shifter,
+        Self::Apptainer,
+        Self::Singularity,
+        Self::PodmanHpc,
+        Self::Podman,
+        Self::Docker,
+        Self::Charliecloud,
+    ];
+
+    /// Its name in profiles and labels.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Docker => "docker",
+            Self::Podman => "podman",
+            Self::PodmanHpc => "podman-hpc",
+            Self::Apptainer => "apptainer",
+            Self::Singularity => "singularity",
+            Self::Shifter => "shifter",
+            Self::Charliecloud => "charliecloud",
+        }
+    }
+
+    /// The program that runs a container.
+    pub const fn program(self) -> &'static str {
+        match self {
+            Self::Charliecloud => "ch-run",
+            other => other.name(),
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}

@@ -33,7 +33,7 @@ pub mod spec;
 pub mod status;
 
 pub use dir::{AttemptDir, ContainerDir, Root};
-pub use launch::{Adopted, Handle, Launcher, StartError};
+pub use launch::{Adopted, ExecError, ExecOutcome, ExecRequest, Handle, Launcher, StartError};
 pub use process::ProcessId;
 pub use spec::{ContainerSpec, LogPolicy};
 pub use status::{Exit, StartFailure, Status};

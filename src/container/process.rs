@@ -261,13 +261,47 @@ fn descendants_among(processes: &[Stat], of: i32) -> Vec<Stat> {
 /// Whether a process carries the marker of a container: in its environment or, between the shim's `fork` and `exec`,
 /// on the command line that it still shares with the shim. What we may not read carries none.
 pub fn is_marked(pid: i32, container: &str) -> bool {
-    let holds = |file: &str, wanted: &str| {
-        fs::read(format!("/proc/{pid}/{file}")).is_ok_and(|text| {
-            text.split(|&b| b == 0)
-                .any(|word| word == wanted.as_bytes())
-        })
+    let words = |file: &str| fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
+    marked_environment(&words("environ"), container) || marked_shim(&words("cmdline"), container)
+}
+
+fn marked_environment(environment: &[u8], container: &str) -> bool {
+    let mark = format!("{MARKER}={container}");
+    environment
+        .split(|&b| b == 0)
+        .any(|variable| variable == mark.as_bytes())
+}
+
+/// Whether this is the whole command line of the container's shim. A program that merely has the identity among its
+/// arguments is a stranger's.
+fn marked_shim(command_line: &[u8], container: &str) -> bool {
+    let line = command_line.strip_suffix(b"\0").unwrap_or(command_line);
+    let words: Vec<&[u8]> = line.split(|&b| b == 0).collect();
+    matches!(words.as_slice(),
+        [_, b"shim", _, _, _, _, _, identity, _] if *identity == container.as_bytes())
+}
+
+/// Tells a terminal its size.
+pub(super) fn set_terminal_size(
+    terminal: BorrowedFd<'_>,
+    columns: u16,
+    rows: u16,
+) -> nix::Result<()> {
+    let size = nix::libc::winsize {
+        ws_row: rows,
+        ws_col: columns,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
     };
-    holds("environ", &format!("{MARKER}={container}")) || holds("cmdline", container)
+    // SAFETY: TIOCSWINSZ reads one `winsize`, which outlives the call.
+    let set = unsafe {
+        nix::libc::ioctl(
+            terminal.as_raw_fd(),
+            nix::libc::TIOCSWINSZ,
+            std::ptr::from_ref(&size),
+        )
+    };
+    Errno::result(set).map(drop)
 }
 
 /// Signals a process if it is still the one that was seen.
@@ -474,6 +508,41 @@ mod tests {
                 start_time: 987_654
             }
         );
+    }
+
+    #[test]
+    fn only_the_shim_itself_and_what_inherited_the_mark_are_the_containers() {
+        let line = |words: &[&str]| {
+            words
+                .iter()
+                .flat_map(|it| [it.as_bytes(), b"\0"])
+                .flatten()
+                .copied()
+                .collect::<Vec<u8>>()
+        };
+        let arguments = crate::container::shim::Arguments {
+            root: "/r".into(),
+            uid: "u".into(),
+            name: "n".into(),
+            attempt: 0,
+            epoch: 1,
+            container: "id".into(),
+            socket: "/s".into(),
+        };
+        let arguments = arguments.to_args();
+        let mut shim = vec!["vk-cmd", "shim"];
+        shim.extend(arguments.iter().filter_map(|it| it.to_str()));
+        assert!(marked_shim(&line(&shim), "id"));
+        assert!(!marked_shim(&line(&shim), "u"));
+        assert!(!marked_shim(&line(&["grep", "id"]), "id"));
+        assert!(!marked_shim(&line(&["id"]), "id"));
+        assert!(!marked_shim(b"", ""));
+        let mark = format!("{MARKER}=id");
+        assert!(marked_environment(&line(&["A=1", &mark]), "id"));
+        assert!(!marked_environment(
+            &line(&["A=1", &format!("X{mark}")]),
+            "id"
+        ));
     }
 
     #[test]

@@ -1,21 +1,44 @@
 //! Frames between agent and shim.
 //!
 //! A frame is a length (`u32`, big-endian, of all that follows it), a kind (`u8`) and a payload. Kind 0 is a JSON
-//! message; other kinds are kept for streams (terminals, attach, exec) and are answered with an error today.
+//! message; the others carry the streams of an exec.
 //! A client sends [`Call`]s, the shim sends [`Message`]s: one reply per call, and status events to subscribers.
 //! A call of an unknown name gets the reply `not-implemented`, so old shims and new agents get on.
+//!
+//! The call `exec` takes its connection over: after the reply the connection carries that one exec's streams and,
+//! last, [`Message::ExecEnded`].
+//! A caller that closes it cancels the exec, so nothing runs for nobody.
+//!
+//! | kind | from | payload |
+//! |---|---|---|
+//! | 0 | both | a JSON message |
+//! | 1 | client | standard input; none is its end |
+//! | 2 | shim | standard output, or that of the terminal |
+//! | 3 | shim | standard error |
+//! | 4 | client | size of the terminal: columns, rows (`u16` each, big-endian) |
 
 use std::io::{self, Read, Write};
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::{spec::ContainerSpec, status::Status};
+use super::{
+    spec::ContainerSpec,
+    status::{Exit, Status},
+};
 
 /// Version of the protocol, told in the reply to `subscribe`.
 pub const PROTOCOL: u32 = 1;
 /// Kind of a frame that holds a JSON message.
 pub const KIND_MESSAGE: u8 = 0;
+/// Kind of a frame with standard input; an empty one is its end.
+pub const KIND_STDIN: u8 = 1;
+/// Kind of a frame with standard output.
+pub const KIND_STDOUT: u8 = 2;
+/// Kind of a frame with standard error.
+pub const KIND_STDERR: u8 = 3;
+/// Kind of a frame with a [`TerminalSize`].
+pub const KIND_RESIZE: u8 = 4;
 /// Largest frame with a spec: the kernel takes no larger environment either.
 pub const MAX_SPEC_FRAME: usize = 32 * 1024 * 1024;
 /// Largest other frame.
@@ -52,6 +75,62 @@ pub enum Request {
     },
     /// `kill-tree`: SIGKILL to the tree.
     KillTree,
+    /// `exec`: run a further command among the container's processes; the connection is its streams from then on.
+    /// Replied to with `done` when the command runs, with the state `start-failed` when it could not be started.
+    Exec(Box<ExecCall>),
+}
+
+/// What `exec` is asked to run: with the environment, directory and limits of the container.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExecCall {
+    /// Program and arguments.
+    pub argv: Vec<String>,
+    /// Whether the caller sends standard input; else it is `/dev/null`.
+    #[serde(default)]
+    pub stdin: bool,
+    /// A terminal for all three streams, of this size.
+    #[serde(default)]
+    pub terminal: Option<TerminalSize>,
+    /// Milliseconds after which SIGKILL ends the command and all that it has started.
+    #[serde(default)]
+    pub timeout_ms: Option<u64>,
+}
+
+/// Leaves the arguments out: they may hold secrets.
+impl std::fmt::Debug for ExecCall {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ExecCall")
+            .field("program", &self.argv.first())
+            .field("terminal", &self.terminal)
+            .field("timeout_ms", &self.timeout_ms)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Size of a terminal in characters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TerminalSize {
+    /// Characters of a line.
+    pub columns: u16,
+    /// Lines.
+    pub rows: u16,
+}
+
+impl TerminalSize {
+    /// As the payload of a frame of kind [`KIND_RESIZE`].
+    pub fn to_bytes(self) -> [u8; 4] {
+        let ([a, b], [c, d]) = (self.columns.to_be_bytes(), self.rows.to_be_bytes());
+        [a, b, c, d]
+    }
+
+    /// Reads such a payload.
+    pub fn from_bytes(payload: &[u8]) -> Option<Self> {
+        let &[a, b, c, d] = <&[u8; 4]>::try_from(payload).ok()?;
+        Some(Self {
+            columns: u16::from_be_bytes([a, b]),
+            rows: u16::from_be_bytes([c, d]),
+        })
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -74,6 +153,7 @@ impl Request {
             Self::Signal(_) => "signal",
             Self::Terminate { .. } => "terminate",
             Self::KillTree => "kill-tree",
+            Self::Exec(_) => "exec",
         }
     }
 
@@ -89,6 +169,7 @@ impl Request {
                     grace_ms: *grace_ms,
                 })?)
             }
+            Self::Exec(call) => Some(serde_json::value::to_raw_value(call)?),
             Self::Status | Self::Subscribe | Self::KillTree => None,
         };
         message_frame(&Call {
@@ -115,6 +196,7 @@ impl Request {
                 arguments(&call).map(|TerminateArguments { grace_ms }| Self::Terminate { grace_ms })
             }
             "kill-tree" => Ok(Self::KillTree),
+            "exec" => arguments(&call).map(|call| Self::Exec(Box::new(call))),
             other => Err(Refusal::new(
                 RefusalCode::NotImplemented,
                 format!("no such request: {other:?}"),
@@ -137,6 +219,13 @@ pub enum Message {
     },
     /// A change of state.
     Status(Status),
+    /// The last word on an exec; all of its output has been sent.
+    ExecEnded {
+        /// How its command ended.
+        exit: Exit,
+        /// Whether it was killed because its time was over.
+        timed_out: bool,
+    },
 }
 
 /// The answer to a call.
@@ -145,7 +234,7 @@ pub enum Message {
 pub enum Answer {
     /// Done.
     Done,
-    /// To `status`, and to `start` when the command runs or could not be started.
+    /// To `status`, to `start` when the command runs or could not be started, and to `exec` when it could not.
     Status(Status),
     /// To `subscribe`.
     Greeting(Greeting),
@@ -210,6 +299,14 @@ pub fn message_frame<T: Serialize>(message: &T) -> serde_json::Result<Vec<u8>> {
     let length = u32::try_from(frame.len() - 4).unwrap_or(u32::MAX);
     frame[..4].copy_from_slice(&length.to_be_bytes());
     Ok(frame)
+}
+
+/// Appends the frame of a piece of a stream.
+pub fn stream_frame(to: &mut Vec<u8>, kind: u8, payload: &[u8]) {
+    let length = u32::try_from(payload.len() + 1).unwrap_or(u32::MAX);
+    to.extend_from_slice(&length.to_be_bytes());
+    to.push(kind);
+    to.extend_from_slice(payload);
 }
 
 /// Bytes that have come, cut into frames.
@@ -287,6 +384,21 @@ mod tests {
             any::<i32>().prop_map(Request::Signal),
             any::<u64>().prop_map(|grace_ms| Request::Terminate { grace_ms }),
             Just(Request::KillTree),
+            (
+                any::<Vec<String>>(),
+                any::<bool>(),
+                any::<Option<(u16, u16)>>(),
+                any::<Option<u64>>()
+            )
+                .prop_map(|(argv, stdin, size, timeout_ms)| {
+                    let terminal = size.map(|(columns, rows)| TerminalSize { columns, rows });
+                    Request::Exec(Box::new(ExecCall {
+                        argv,
+                        stdin,
+                        terminal,
+                        timeout_ms,
+                    }))
+                }),
         ]
     }
 
@@ -312,6 +424,26 @@ mod tests {
                 }
             }
             prop_assert_eq!(got, requests);
+        }
+
+        #[test]
+        fn streams_and_sizes_come_out_as_they_went_in(
+            pieces in prop::collection::vec((1_u8..4, any::<Vec<u8>>()), 0..6),
+            size: (u16, u16),
+        ) {
+            let mut wire = Vec::new();
+            for (kind, piece) in &pieces {
+                stream_frame(&mut wire, *kind, piece);
+            }
+            let size = TerminalSize { columns: size.0, rows: size.1 };
+            stream_frame(&mut wire, KIND_RESIZE, &size.to_bytes());
+            let mut frames = Frames::default();
+            frames.extend(&wire);
+            for piece in pieces {
+                prop_assert_eq!(frames.next(MAX_FRAME).expect("valid"), Some(piece));
+            }
+            let (kind, payload) = frames.next(MAX_FRAME).expect("valid").expect("a frame");
+            prop_assert_eq!((kind, TerminalSize::from_bytes(&payload)), (KIND_RESIZE, Some(size)));
         }
 
         #[test]

@@ -1,6 +1,7 @@
 //! Containers with real processes: the shim is the built `vk-cmd`.
 
 mod crashes;
+mod exec;
 mod faults;
 mod logs;
 mod run;

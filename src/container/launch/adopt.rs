@@ -1,6 +1,10 @@
 //! What became of an attempt.
 
-use std::{io, path::Path, time::Duration};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use nix::sys::signal::Signal;
 use tokio::{net::UnixStream, task::spawn_blocking};
@@ -75,6 +79,7 @@ pub(super) enum Resolved {
     Alive {
         connection: Connection,
         container: String,
+        socket: PathBuf,
         status: Status,
     },
 }
@@ -89,11 +94,13 @@ pub(super) async fn adopt(records: &AttemptDir) -> Result<Adopted, AdoptError> {
         Resolved::Alive {
             connection,
             container,
+            socket,
             status,
         } => {
             let origin = Origin {
                 records: records.clone(),
                 container,
+                socket,
             };
             Adopted::Running(Handle::new(connection, None, origin, status))
         }
@@ -206,7 +213,7 @@ async fn call_back(start: &Start, shim: &Stat) -> Result<Option<Resolved>, Adopt
 }
 
 /// How long a shim that lives may take to answer; it does little else.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
 fn ended(found: &Found) -> Option<Status> {
     found
@@ -228,6 +235,7 @@ async fn connect(start: &Start, shim: Option<&Stat>) -> Result<Option<Resolved>,
         Ok(Some((connection, greeting))) => Ok(Some(Resolved::Alive {
             connection,
             container: greeting.container,
+            socket: start.socket.clone(),
             status: greeting.status,
         })),
         Ok(None) => Ok(None),
@@ -275,7 +283,7 @@ async fn greet(start: &Start) -> io::Result<Option<(Connection, Greeting)>> {
                         "an answer that does not fit: {answer:?}"
                     )));
                 }
-                Some(Message::Status(_)) => {}
+                Some(Message::Status(_) | Message::ExecEnded { .. }) => {}
                 None => return Ok(None),
             }
         }

@@ -74,11 +74,19 @@ pub async fn start(
         .map_err(|error| launcher.failed(io::Error::other(error)))??;
     let Spawned {
         stream,
-        child,
+        mut child,
         intent,
     } = spawned;
-    let outcome = talk(stream, &frame).await;
+    let outcome = tokio::time::timeout(launcher.patience, talk(stream, &frame)).await;
     drop(permit);
+    let outcome = outcome.unwrap_or_else(|_| {
+        // What it may have started by now is found and ended as that of any other dead shim.
+        let _ = child.start_kill();
+        Err(io::Error::new(
+            io::ErrorKind::TimedOut,
+            format!("no answer within {} s", launcher.patience.as_secs()),
+        ))
+    });
     let (stream, answer) = match outcome {
         Ok(outcome) => outcome,
         Err(error) => {
@@ -96,6 +104,7 @@ pub async fn start(
             Origin {
                 records,
                 container: intent.start.container,
+                socket: intent.start.socket,
             },
             status,
         )),
@@ -201,6 +210,10 @@ async fn talk(mut stream: UnixStream, frame: &[u8]) -> io::Result<(UnixStream, A
     match serde_json::from_slice(&frame[1..])? {
         Message::Reply { answer, .. } => Ok((stream, answer)),
         Message::Status(status) => Ok((stream, Answer::Status(status))),
+        Message::ExecEnded { .. } => Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "an answer that does not fit",
+        )),
     }
 }
 

@@ -3,7 +3,13 @@
 //! One task per handle owns the connection: it turns calls into frames and frames into states. It ends with the
 //! connection, which ends with the shim.
 
-use std::{collections::HashMap, io, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::BytesMut;
 use jiff::Timestamp;
@@ -33,6 +39,7 @@ const RETRY: Duration = Duration::from_secs(1);
 pub struct Handle {
     calls: mpsc::Sender<Ask>,
     status: watch::Receiver<Status>,
+    origin: Arc<Origin>,
     _task: Arc<AbortOnDrop>,
 }
 
@@ -41,6 +48,8 @@ pub struct Handle {
 pub(super) struct Origin {
     pub(super) records: AttemptDir,
     pub(super) container: String,
+    /// Where the shim listens.
+    pub(super) socket: PathBuf,
 }
 
 /// A connection to a shim, subscribed.
@@ -103,12 +112,22 @@ impl Handle {
     ) -> Self {
         let (calls, asked) = mpsc::channel(8);
         let (publish, status) = watch::channel(status);
-        let task = tokio::spawn(drive(connection, child, origin, asked, publish));
+        let origin = Arc::new(origin);
+        let task = tokio::spawn(drive(connection, child, origin.clone(), asked, publish));
         Self {
             calls,
             status,
+            origin,
             _task: Arc::new(AbortOnDrop(task.abort_handle())),
         }
+    }
+
+    pub(super) fn socket(&self) -> &Path {
+        &self.origin.socket
+    }
+
+    pub(super) fn records(&self) -> &AttemptDir {
+        &self.origin.records
     }
 
     /// The state as far as it is known here.
@@ -183,7 +202,7 @@ impl Handle {
 async fn drive(
     mut connection: Connection,
     child: Option<Child>,
-    origin: Origin,
+    origin: Arc<Origin>,
     mut asked: mpsc::Receiver<Ask>,
     publish: watch::Sender<Status>,
 ) {
@@ -259,6 +278,8 @@ async fn serve(
                         let _ = waiting.send(answer);
                     }
                 }
+                // Ends of execs go to connections of their own.
+                Ok(Some(Message::ExecEnded { .. })) => {}
                 Ok(None) => break,
                 Err(error) => {
                     tracing::debug!(%error, container = origin.container, "connection to shim broke");

@@ -3,6 +3,7 @@
 use std::{
     path::{Path, PathBuf},
     sync::{Arc, OnceLock},
+    time::Duration,
 };
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -18,9 +19,11 @@ use super::{
 
 mod adopt;
 pub mod direct;
+mod exec;
 mod handle;
 mod leftovers;
 
+pub use exec::{ExecError, ExecEvent, ExecInput, ExecOutcome, ExecOutput, ExecRequest, ExecStream};
 pub use handle::Handle;
 
 /// What launching needs to know of its surroundings. Cheap to clone.
@@ -30,7 +33,12 @@ pub struct Launcher {
     sockets: PathBuf,
     /// Starts at once: more than the processors can serve would only make each of them slow.
     starts: Arc<Semaphore>,
+    patience: Duration,
 }
+
+/// How long a shim may take from its start to that of its command. It synchronises nothing on the way, so only a file
+/// system that hangs, or a shim that somebody has stopped, takes so long.
+const START_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Longest path of a socket: `sun_path` less its NUL and the mark of a socket that does not listen yet.
 const MAX_SOCKET_PATH: usize = 106;
@@ -178,7 +186,13 @@ impl Launcher {
             shim,
             sockets,
             starts: Arc::new(Semaphore::new(4 * processors)),
+            patience: START_PATIENCE,
         })
+    }
+
+    /// Gives shims another time for a start than 60 s.
+    pub fn with_patience(self, patience: Duration) -> Self {
+        Self { patience, ..self }
     }
 
     /// Runs this very program as shim (even after its file was replaced), sockets in [`default_socket_dir`].

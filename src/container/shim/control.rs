@@ -50,9 +50,9 @@ pub(super) fn unbind(path: &Path) {
 }
 
 /// One client.
-struct Connection {
-    stream: UnixStream,
-    frames: Frames,
+pub(super) struct Connection {
+    pub(super) stream: UnixStream,
+    pub(super) frames: Frames,
     subscribed: bool,
 }
 
@@ -67,7 +67,7 @@ pub(super) struct Control {
 /// A request and where its answer goes.
 pub(super) struct Asked {
     connection: usize,
-    id: u64,
+    pub(super) id: u64,
     pub(super) request: Request,
 }
 
@@ -179,7 +179,7 @@ impl Control {
                 Ok(Some((protocol::KIND_MESSAGE, payload))) => {
                     Request::decode(&payload).map_err(io::Error::from)
                 }
-                // Streams come with requests that do not exist yet.
+                // Streams belong to the connection of an exec.
                 Ok(Some((kind, _))) => Err(io::Error::new(
                     io::ErrorKind::Unsupported,
                     format!("frames of kind {kind}"),
@@ -187,11 +187,18 @@ impl Control {
                 Err(error) => Err(error),
             };
             match decoded {
-                Ok((id, Ok(request))) => asked.push(Asked {
-                    connection: index,
-                    id,
-                    request,
-                }),
+                Ok((id, Ok(request))) => {
+                    // What follows an exec are its streams.
+                    let taken_over = matches!(request, Request::Exec(_));
+                    asked.push(Asked {
+                        connection: index,
+                        id,
+                        request,
+                    });
+                    if taken_over {
+                        break;
+                    }
+                }
                 Ok((id, Err(refusal))) => refusals.push((id, refusal)),
                 // What follows an unreadable frame cannot be trusted either.
                 Err(_) => {
@@ -212,6 +219,12 @@ impl Control {
         if !open {
             self.connections[index] = None;
         }
+    }
+
+    /// Takes a connection away from here; `None` where its client is gone, or where it gets the states: those would
+    /// have no place among an exec's streams.
+    pub(super) fn take(&mut self, asked: &Asked) -> Option<Connection> {
+        self.connections[asked.connection].take_if(|it| !it.subscribed)
     }
 
     /// Sends a message; a client that takes none is turned away.

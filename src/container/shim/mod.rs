@@ -11,6 +11,7 @@
 //! | `supervise` | the loop: output, children, requests, the end |
 //! | `control` | connections and who may connect |
 //! | `output` | pipes into files |
+//! | `exec` | further commands and their streams |
 //!
 //! Order of a start, and what a death after each step means to [`crate::container::launch::Launcher::adopt`]:
 //!
@@ -48,6 +49,7 @@ use super::{
 };
 
 mod control;
+mod exec;
 mod output;
 mod start;
 mod supervise;
@@ -202,7 +204,7 @@ fn run(arguments: Arguments, mut agent: UnixStream) -> Result<(), NotStarted> {
     match prepare(arguments, signals) {
         Ok((context, listener, claim)) => {
             let started = start::start(&context, &spec);
-            // Its secrets are with the command now.
+            // What further commands need of it is kept with what was started.
             drop::<ContainerSpec>(spec);
             supervise::supervise(
                 &context,

@@ -36,8 +36,31 @@ use crate::container::{
 /// `PATH` of a container that sets none; what container runtimes use.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
+/// `POSIX_SPAWN_SETSID` of both glibc and musl (`spawn.h`), which the `nix` crate has no name for.
+const SETSID: nix::libc::c_int = 0x80;
+
+/// What every command of a container has in common.
+pub(super) struct Surroundings {
+    /// In the form that the kernel takes; with the mark.
+    environment: Vec<CString>,
+    /// Where programs are looked up.
+    path: String,
+    cwd: PathBuf,
+    rlimits: Vec<Rlimit>,
+    umask: u32,
+}
+
+/// What a command reads and writes.
+pub(super) enum Streams<'a> {
+    /// Standard input, output and error; `/dev/null` where there is none.
+    Pipes([Option<&'a OwnedFd>; 3]),
+    /// A terminal, by the path of its slave; the command gets a session of its own, whose terminal it is.
+    Terminal(&'a str),
+}
+
 /// A command that runs.
 pub(super) struct Started {
+    pub(super) surroundings: Surroundings,
     pub(super) main: ProcessId,
     pub(super) started_at: Timestamp,
     pub(super) stdout: OwnedFd,
@@ -73,32 +96,21 @@ impl Failure {
 /// Everything that can fail without a process is done before the process is made.
 pub(super) fn start(context: &Context, spec: &ContainerSpec) -> Result<Started, Failure> {
     let argv = c_strings(&spec.argv, "an argument")?;
-    let environment = environment(spec, &context.arguments.container)?;
+    let surroundings = Surroundings::new(spec, &context.arguments.container)?;
     let sink = Sink::create(context, spec.log)?;
     let pgid_file = create_pgid_file(context)?;
     // Where there is no room for it, the end of the container may still find some.
     let reserve = Reserve::take(&context.records).ok();
     let (stdout, child_stdout) = pipe()?;
     let (stderr, child_stderr) = pipe()?;
-    std::env::set_current_dir(&spec.cwd).map_err(|error| {
-        Failure::caused(
-            StartFailure::WorkingDirectory,
-            &format!("working directory {}", spec.cwd.display()),
-            &error,
-        )
-    })?;
-    let program = find_program(spec)?;
-    let main = spawn(
-        spec,
-        &program,
-        &argv,
-        &environment,
-        [&child_stdout, &child_stderr],
-    )?;
+    if let Some(cpus) = &spec.cpu_affinity {
+        // For this process and all that it will start.
+        set_affinity(cpus)?;
+    }
+    let streams = Streams::Pipes([None, Some(&child_stdout), Some(&child_stderr)]);
+    let main = surroundings.spawn(&argv, &streams)?;
     let started_at = Timestamp::now();
     drop((child_stdout, child_stderr));
-    // A working directory that is in use cannot be unmounted.
-    let _ = std::env::set_current_dir("/");
     write_pgid(&pgid_file, main);
     // Our child is not reaped yet, so the number is its own.
     let start_time = Stat::read(main.as_raw())
@@ -107,6 +119,7 @@ pub(super) fn start(context: &Context, spec: &ContainerSpec) -> Result<Started, 
         .map_or(0, |stat| stat.start_time);
     let main = context.here.process(main.as_raw(), start_time);
     Ok(Started {
+        surroundings,
         main,
         started_at,
         stdout,
@@ -114,6 +127,40 @@ pub(super) fn start(context: &Context, spec: &ContainerSpec) -> Result<Started, 
         sink,
         reserve,
     })
+}
+
+impl Surroundings {
+    fn new(spec: &ContainerSpec, container: &str) -> Result<Self, Failure> {
+        let path = spec.env.iter().rev().find(|(name, _)| name == "PATH");
+        Ok(Self {
+            environment: environment(spec, container)?,
+            path: path.map_or(DEFAULT_PATH, |(_, value)| value).to_owned(),
+            cwd: spec.cwd.clone(),
+            rlimits: spec.rlimits.clone(),
+            umask: spec.umask,
+        })
+    }
+
+    /// Starts a further command.
+    pub(super) fn exec(&self, argv: &[String], streams: &Streams<'_>) -> Result<Pid, Failure> {
+        self.spawn(&c_strings(argv, "an argument")?, streams)
+    }
+
+    fn spawn(&self, argv: &[CString], streams: &Streams<'_>) -> Result<Pid, Failure> {
+        std::env::set_current_dir(&self.cwd).map_err(|error| {
+            Failure::caused(
+                StartFailure::WorkingDirectory,
+                &format!("working directory {}", self.cwd.display()),
+                &error,
+            )
+        })?;
+        let name = argv.first().and_then(|name| name.to_str().ok());
+        let spawned = find_program(name.unwrap_or_default(), &self.path)
+            .and_then(|program| self.spawn_program(&program, argv, streams));
+        // A working directory that is in use cannot be unmounted.
+        let _ = std::env::set_current_dir("/");
+        spawned
+    }
 }
 
 fn c_strings<T: AsRef<str>>(texts: &[T], what: &str) -> Result<Vec<CString>, Failure> {
@@ -180,7 +227,7 @@ fn write_pgid(file: &File, pgid: Pid) {
         .and_then(|()| file.set_len(text.len() as u64));
 }
 
-fn pipe() -> Result<(OwnedFd, OwnedFd), Failure> {
+pub(super) fn pipe() -> Result<(OwnedFd, OwnedFd), Failure> {
     let failed = |errno| Failure::errno(StartFailure::System, "failed to make a pipe", errno);
     let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(failed)?;
     // Only our end: the command expects a pipe that blocks.
@@ -189,22 +236,16 @@ fn pipe() -> Result<(OwnedFd, OwnedFd), Failure> {
 }
 
 /// Finds the program as a shell does: by the container's `PATH` unless its name has a slash.
-fn find_program(spec: &ContainerSpec) -> Result<PathBuf, Failure> {
-    let Some(name) = spec.argv.first().filter(|name| !name.is_empty()) else {
+fn find_program(name: &str, path: &str) -> Result<PathBuf, Failure> {
+    if name.is_empty() {
         return Err(Failure::new(
             StartFailure::InvalidSpec,
             "no command specified",
         ));
-    };
+    }
     if name.contains('/') {
         return check_program(name, Path::new(name)).map(|()| PathBuf::from(name));
     }
-    let path = spec
-        .env
-        .iter()
-        .rev()
-        .find(|(variable, _)| variable == "PATH")
-        .map_or(DEFAULT_PATH, |(_, value)| value);
     let mut refused = None;
     for dir in path.split(':') {
         // An empty entry is the working directory.
@@ -254,44 +295,58 @@ impl Failure {
     }
 }
 
-/// Makes the process, in a group of its own. `posix_spawn` shares our memory until the `exec`, so it copies nothing,
-/// and its error is that of the `exec`.
-fn spawn(
-    spec: &ContainerSpec,
-    program: &Path,
-    argv: &[CString],
-    environment: &[CString],
-    [stdout, stderr]: [&OwnedFd; 2],
-) -> Result<Pid, Failure> {
-    let failed =
-        |errno| Failure::errno(StartFailure::System, "failed to prepare the command", errno);
-    let mut actions = PosixSpawnFileActions::init().map_err(failed)?;
-    // Standard input is /dev/null already.
-    actions.add_dup2(stdout.as_raw_fd(), 1).map_err(failed)?;
-    actions.add_dup2(stderr.as_raw_fd(), 2).map_err(failed)?;
-    let mut attributes = PosixSpawnAttr::init().map_err(failed)?;
-    attributes.set_pgroup(Pid::from_raw(0)).map_err(failed)?;
-    attributes.set_sigdefault(&SigSet::all()).map_err(failed)?;
-    attributes.set_sigmask(&SigSet::empty()).map_err(failed)?;
-    attributes
-        .set_flags(
-            PosixSpawnFlags::POSIX_SPAWN_SETPGROUP
-                | PosixSpawnFlags::POSIX_SPAWN_SETSIGDEF
-                | PosixSpawnFlags::POSIX_SPAWN_SETSIGMASK,
-        )
-        .map_err(failed)?;
-    if let Some(cpus) = &spec.cpu_affinity {
-        set_affinity(cpus)?;
+impl Surroundings {
+    /// Makes the process, in a group of its own. `posix_spawn` shares our memory until the `exec`, so it copies
+    /// nothing, and its error is that of the `exec`.
+    fn spawn_program(
+        &self,
+        program: &Path,
+        argv: &[CString],
+        streams: &Streams<'_>,
+    ) -> Result<Pid, Failure> {
+        let failed =
+            |errno| Failure::errno(StartFailure::System, "failed to prepare the command", errno);
+        let mut actions = PosixSpawnFileActions::init().map_err(failed)?;
+        let mut attributes = PosixSpawnAttr::init().map_err(failed)?;
+        let mut flags =
+            PosixSpawnFlags::POSIX_SPAWN_SETSIGDEF | PosixSpawnFlags::POSIX_SPAWN_SETSIGMASK;
+        match streams {
+            Streams::Pipes(pipes) => {
+                // What is missing is /dev/null, as our own three are.
+                for (number, pipe) in (0..).zip(pipes) {
+                    if let Some(pipe) = pipe {
+                        actions.add_dup2(pipe.as_raw_fd(), number).map_err(failed)?;
+                    }
+                }
+                attributes.set_pgroup(Pid::from_raw(0)).map_err(failed)?;
+                flags |= PosixSpawnFlags::POSIX_SPAWN_SETPGROUP;
+            }
+            Streams::Terminal(path) => {
+                // A session leader without a terminal gets the first one that it opens.
+                actions
+                    .add_open(0, *path, OFlag::O_RDWR, Mode::empty())
+                    .map_err(failed)?;
+                actions.add_dup2(0, 1).map_err(failed)?;
+                actions.add_dup2(0, 2).map_err(failed)?;
+                flags |= PosixSpawnFlags::from_bits_retain(SETSID);
+            }
+        }
+        attributes.set_sigdefault(&SigSet::all()).map_err(failed)?;
+        attributes.set_sigmask(&SigSet::empty()).map_err(failed)?;
+        attributes.set_flags(flags).map_err(failed)?;
+        let limits = set_limits(&self.rlimits)?;
+        let own_mask = umask(Mode::from_bits_truncate(self.umask));
+        let spawned = posix_spawn(program, &actions, &attributes, argv, &self.environment);
+        umask(own_mask);
+        for (resource, soft, hard) in limits {
+            // Back to what it was a moment ago, under the same hard limit.
+            let _ = setrlimit(resource, soft, hard);
+        }
+        spawned.map_err(|errno| {
+            let name = argv.first().map(|name| name.to_string_lossy());
+            exec_failure(&name.unwrap_or_default(), program, errno)
+        })
     }
-    let limits = set_limits(&spec.rlimits)?;
-    let own_mask = umask(Mode::from_bits_truncate(spec.umask));
-    let spawned = posix_spawn(program, &actions, &attributes, argv, environment);
-    umask(own_mask);
-    for (resource, soft, hard) in limits {
-        // Back to what it was a moment ago, under the same hard limit.
-        let _ = setrlimit(resource, soft, hard);
-    }
-    spawned.map_err(|errno| exec_failure(&spec.argv[0], program, errno))
 }
 
 fn exec_failure(name: &str, program: &Path, errno: Errno) -> Failure {
@@ -376,11 +431,7 @@ mod tests {
         std::fs::create_dir(first.join("dir")).expect("mkdir");
         let path = format!("{}:{}", first.display(), second.display());
 
-        let reason = |name: &str| {
-            find_program(&spec(&[name], &path))
-                .expect_err("no program")
-                .reason
-        };
+        let reason = |name: &str| find_program(name, &path).expect_err("no program").reason;
         assert_eq!(reason("tool"), StartFailure::NotExecutable);
         assert_eq!(reason("dir"), StartFailure::NotExecutable);
         assert_eq!(reason("nothing"), StartFailure::NotFound);
@@ -388,9 +439,9 @@ mod tests {
         assert_eq!(reason("/nowhere/tool"), StartFailure::NotFound);
 
         std::fs::copy("/bin/true", second.join("tool")).expect("copy");
-        let found = find_program(&spec(&["tool"], &path)).expect("the executable one");
+        let found = find_program("tool", &path).expect("the executable one");
         assert_eq!(found, second.join("tool"));
-        let missing = find_program(&spec(&["nothing"], &path))
+        let missing = find_program("nothing", &path)
             .expect_err("no program")
             .message;
         assert_eq!(

@@ -20,6 +20,7 @@ use nix::{
 use super::{
     Context,
     control::{Asked, Control, ended},
+    exec::{self, Execs},
     output::{Sink, Source},
     start::{Failure, Started},
 };
@@ -29,7 +30,7 @@ use crate::container::{
     files::Durability,
     log::line::Stream,
     process::{self, Ended, Stat},
-    protocol::{Answer, Greeting, PROTOCOL, Refusal, RefusalCode, Request},
+    protocol::{Answer, ExecCall, Greeting, PROTOCOL, Refusal, RefusalCode, Request},
     status::{Exit, Status},
 };
 
@@ -86,6 +87,7 @@ pub(super) fn supervise(
 struct Supervisor<'a> {
     context: &'a Context,
     control: Control,
+    execs: Execs,
     status: Status,
     started_at: Timestamp,
     main: Pid,
@@ -123,6 +125,7 @@ impl<'a> Supervisor<'a> {
         Self {
             context,
             control,
+            execs: Execs::new(started.surroundings),
             status,
             started_at: started.started_at,
             main: Pid::from_raw(started.main.pid),
@@ -149,13 +152,14 @@ impl<'a> Supervisor<'a> {
         self.finish();
     }
 
-    /// Waits until something can be done; one flag for each of [`Supervisor::wait`]'s descriptors.
-    fn wait(&self) -> Vec<bool> {
+    /// Waits until something can be done; tells it of each of the descriptors, in the order of [`Supervisor::turn`].
+    fn wait(&self) -> Vec<PollFlags> {
         let signals: &SignalFd = &self.context.signals;
         let grace = self.deadline.filter(|_| !self.killing);
         let timeout = match grace
             .into_iter()
             .chain(self.unsynced.map(|(at, _)| at))
+            .chain(self.execs.next_deadline())
             .min()
         {
             Some(at) => {
@@ -178,15 +182,31 @@ impl<'a> Supervisor<'a> {
                 .descriptors()
                 .map(|fd| PollFd::new(fd, PollFlags::POLLIN)),
         );
+        fds.extend(
+            self.execs
+                .interests()
+                .map(|(fd, events)| PollFd::new(fd, events)),
+        );
+        // Interrupted, or short of memory: look at everything.
+        let unknown = PollFlags::POLLIN;
         match poll(&mut fds, timeout) {
-            Ok(_) => fds.iter().map(|fd| fd.any().unwrap_or(true)).collect(),
-            // Interrupted, or short of memory: look at everything.
-            Err(_) => vec![true; fds.len()],
+            Ok(_) => fds
+                .iter()
+                .map(|fd| fd.revents().unwrap_or(unknown))
+                .collect(),
+            Err(_) => vec![unknown; fds.len()],
         }
     }
 
-    fn turn(&mut self, ready: &[bool]) {
-        let mut ready = ready.iter().copied();
+    fn turn(&mut self, ready: &[PollFlags]) {
+        let outputs = [&self.stdout, &self.stderr];
+        let own = 1
+            + outputs.iter().filter(|it| it.pipe.is_some()).count()
+            + self.control.descriptors().count();
+        let (own, of_execs) = ready.split_at(own.min(ready.len()));
+        // Before anything that adds a command or ends one.
+        self.execs.ready(of_execs);
+        let mut ready = own.iter().map(|events| !events.is_empty());
         let mut next = || ready.next().unwrap_or(false);
         let signalled = next();
         // Output first: what a process wrote before it ended stands before its end.
@@ -207,6 +227,7 @@ impl<'a> Supervisor<'a> {
         for asked in self.control.ready(&clients) {
             self.serve(&asked);
         }
+        self.execs.check_deadlines(Instant::now());
         if !self.killing
             && self
                 .deadline
@@ -245,6 +266,8 @@ impl<'a> Supervisor<'a> {
             };
             if pid == self.main.as_raw() {
                 self.ended = Some((exit, Timestamp::now()));
+            } else {
+                self.execs.reaped(pid, exit);
             }
         }
         if self.ended.is_some() && !self.childless && (self.killing || !self.has_grace()) {
@@ -318,8 +341,21 @@ impl<'a> Supervisor<'a> {
                 self.kill_tree();
                 Answer::Done
             }
+            Request::Exec(call) => return self.exec(asked, call),
         };
         self.control.answer(asked, answer);
+    }
+
+    fn exec(&mut self, asked: &Asked, call: &ExecCall) {
+        let Some(connection) = self.control.take(asked) else {
+            let message = "an exec takes a connection of its own";
+            let refusal = Refusal::new(RefusalCode::Invalid, message);
+            return self.control.answer(asked, Answer::Refused(refusal));
+        };
+        if self.ended.is_some() || self.killing {
+            return exec::refuse(connection.stream, asked.id, ended());
+        }
+        self.execs.start(connection, asked.id, call);
     }
 
     /// The main process is not reaped yet, so its number is its own, and so is its group's.

@@ -458,7 +458,7 @@ async fn a_shim_answers_what_it_does_not_know_and_turns_nonsense_away() {
     let mut client = tokio::net::UnixStream::connect(&socket)
         .await
         .expect("connected");
-    let call = br#"{"id":5,"request":"exec","arguments":{"command":["true"]}}"#;
+    let call = br#"{"id":5,"request":"dance","arguments":{"command":["true"]}}"#;
     client.write_u32(call.len() as u32 + 1).await.expect("sent");
     client.write_all(b"\0").await.expect("sent");
     client.write_all(call).await.expect("sent");

@@ -213,6 +213,7 @@ impl Agent {
             disk: Semaphore::new(Context::DISK),
             superseded: superseded.clone(),
         };
+        let devices = crate::node::devices::find(std::path::Path::new("/"), |name| std::env::var(name).ok());
         let (order, orders) = watch::channel(Order::Run);
         let (pods, manager) = manage(context, client.clone(), orders);
         let spec = NodeSpec {
@@ -222,6 +223,7 @@ impl Agent {
             kubelet_port: settings.kubelet_port,
             labels: settings.labels,
             taint: settings.taint,
+            devices: devices.devices.clone(),
         };
         let data = place.root.path().to_owned();
         let stop_keeper = CancellationToken::new();

@@ -18,6 +18,7 @@
 //! | [`shim`] | the supervisor process |
 //! | [`log`] | the combined log: format, segments, reader |
 //! | [`engine`] | container engines, for what runs in an image |
+//! | [`stats`] | what containers use |
 //! | [`launch`] | starting, adopting and steering from the agent's side |
 
 pub mod claim;
@@ -30,6 +31,7 @@ pub mod process;
 pub mod protocol;
 pub mod shim;
 pub mod spec;
+pub mod stats;
 pub mod status;
 
 pub use dir::{AttemptDir, ContainerDir, Root};

@@ -143,7 +143,7 @@ impl Keeper {
         Ok(object::status(
             &self.spec,
             &self.host,
-            capacity,
+            &capacity,
             left.pressure(),
             not_ready,
             &self.sent,

@@ -3,11 +3,13 @@
 //! | module | idea |
 //! |---|---|
 //! | [`capacity`] | what the allocation has: CPUs and memory, from the kernel's own limits |
+//! | [`devices`] | the GPUs of the allocation |
 //! | [`object`] | the Node as JSON, pure |
 //! | [`pressure`] | memory, disk and pids running out, pure thresholds |
 //! | [`keeper`] | the task that registers, renews the lease and reports the status |
 
 pub mod capacity;
+pub mod devices;
 pub mod keeper;
 pub mod object;
 pub mod pressure;

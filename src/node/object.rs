@@ -8,6 +8,7 @@ use k8s_openapi::api::core::v1::Taint;
 use serde_json::{Map, Value, json};
 
 use super::capacity::Capacity;
+use super::devices::Devices;
 use super::pressure::Pressure;
 
 /// The version that the node reports: control planes check the skew, and parse it.
@@ -17,7 +18,7 @@ pub const KUBELET_VERSION: &str = concat!("v1.34.4-vk-cmd-", env!("CARGO_PKG_VER
 pub const ROLE_LABEL: (&str, &str) = ("kubernetes.io/role", "agent");
 /// How many pods a node takes. A kubelet's 110 is about pod networks, which this node has none of;
 /// the original's number is kept.
-const PODS: u32 = 1000;
+pub const PODS: u32 = 1000;
 
 /// What the agent was told about its node.
 #[derive(Debug, Clone)]
@@ -34,6 +35,8 @@ pub struct NodeSpec {
     pub labels: BTreeMap<String, String>,
     /// The taint to register with.
     pub taint: Option<Taint>,
+    /// The GPUs to advertise.
+    pub devices: Devices,
 }
 
 /// Facts of the host that do not change while the agent runs.
@@ -119,18 +122,21 @@ pub fn node(spec: &NodeSpec, status: Value, with_role: bool) -> Value {
 pub fn status(
     spec: &NodeSpec,
     host: &Host,
-    capacity: Capacity,
+    capacity: &Capacity,
     pressure: Pressure,
     not_ready: Option<(&str, &str)>,
     previous: &Value,
     now: Timestamp,
 ) -> Value {
-    let resources = json!({
+    let mut resources = json!({
         "cpu": quantity_of_millis(capacity.millicpus),
         "memory": format!("{}Ki", capacity.memory / 1024),
         "ephemeral-storage": format!("{}Ki", capacity.storage / 1024),
         "pods": PODS.to_string(),
     });
+    for (resource, devices) in &spec.devices {
+        resources[*resource] = devices.len().to_string().into();
+    }
     json!({
         "capacity": resources,
         "allocatable": resources,
@@ -257,6 +263,7 @@ mod tests {
             kubelet_port: 10250,
             labels: BTreeMap::from([("jiriaf.site".to_owned(), "Local".to_owned())]),
             taint: None,
+            devices: Devices::from([(crate::node::devices::NVIDIA, vec!["0".to_owned()])]),
         }
     }
 
@@ -265,6 +272,7 @@ mod tests {
             millicpus: 1500,
             memory: 2048,
             storage: 4096,
+            ..Capacity::default()
         };
         let host = Host {
             boot_id: "b".to_owned(),
@@ -276,7 +284,7 @@ mod tests {
         status(
             &spec(),
             &host,
-            capacity,
+            &capacity,
             Pressure::default(),
             not_ready,
             previous,
@@ -305,6 +313,7 @@ mod tests {
         let status = status_at(0, None, &Value::Null);
         assert_eq!(status["capacity"]["cpu"], "1500m");
         assert_eq!(status["allocatable"]["memory"], "2Ki");
+        assert_eq!(status["allocatable"]["nvidia.com/gpu"], "1");
     }
 
     #[test]

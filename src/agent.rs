@@ -213,7 +213,8 @@ impl Agent {
             disk: Semaphore::new(Context::DISK),
             superseded: superseded.clone(),
         };
-        let devices = crate::node::devices::find(std::path::Path::new("/"), |name| std::env::var(name).ok());
+        let devices =
+            crate::node::devices::find(std::path::Path::new("/"), |name| std::env::var(name).ok());
         let (order, orders) = watch::channel(Order::Run);
         let (pods, manager) = manage(context, client.clone(), orders);
         let spec = NodeSpec {

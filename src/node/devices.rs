@@ -119,7 +119,9 @@ fn amd_nodes(root: &Path) -> Vec<String> {
         let id = fs::read_to_string(topology.join(node).join("gpu_id"));
         id.is_ok_and(|id| !matches!(id.trim(), "" | "0"))
     });
-    (0..gpus.count()).map(|ordinal| ordinal.to_string()).collect()
+    (0..gpus.count())
+        .map(|ordinal| ordinal.to_string())
+        .collect()
 }
 
 #[cfg(test)]
@@ -146,7 +148,12 @@ mod tests {
         })
     }
 
-    const NODES: [&str; 4] = ["dev/nvidia0", "dev/nvidia1", "dev/nvidiactl", "dev/nvidia-uvm"];
+    const NODES: [&str; 4] = [
+        "dev/nvidia0",
+        "dev/nvidia1",
+        "dev/nvidiactl",
+        "dev/nvidia-uvm",
+    ];
 
     #[test]
     fn without_a_batch_system_every_device_node_counts() {

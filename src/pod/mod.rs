@@ -7,6 +7,7 @@
 //! | [`status`] | the pod's status from the machine's state, pure |
 //! | [`command`], [`mod@env`], [`fields`] | what a container runs, and with which environment |
 //! | [`objects`] | config maps and secrets, as containers see them |
+//! | [`resources`] | what pods ask of the node, what it has left, who has which core and GPU |
 //! | [`volumes`] | what is in a volume, and how it gets to the disk |
 //! | [`mounts`] | where a volume appears in a container's directory |
 
@@ -23,6 +24,7 @@ pub mod objects;
 mod orphan;
 mod place;
 mod record;
+pub mod resources;
 pub mod status;
 pub mod volumes;
 mod worker;

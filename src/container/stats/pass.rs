@@ -293,7 +293,8 @@ mod tests {
 
     #[test]
     fn a_line_of_the_kernel_is_read() {
-        let line = b"42 (a (b) c) S 7 8 9 0 -1 4194560 1 2 3 4 15 5 7 3 20 0 1 0 987654 1000 25 1\n";
+        let line =
+            b"42 (a (b) c) S 7 8 9 0 -1 4194560 1 2 3 4 15 5 7 3 20 0 1 0 987654 1000 25 1\n";
         let found = parse(line).expect("a line");
         assert_eq!((found.pid, found.ppid, found.start_time), (42, 7, 987_654));
         assert_eq!((found.own, found.reaped, found.resident), (20, 10, 25));

@@ -13,10 +13,7 @@ const MEBIBYTE: u64 = 1 << 20;
 
 /// Reads the variables of Slurm (sbatch(1), srun(1): memory in mebibytes, 0 is all that the node
 /// has) and of PBS (`NCPUS`), or the machine's advertisement that HTCondor writes for a job.
-pub(super) fn given(
-    variable: impl Fn(&str) -> Option<String>,
-    machine_ad: Option<&str>,
-) -> Given {
+pub(super) fn given(variable: impl Fn(&str) -> Option<String>, machine_ad: Option<&str>) -> Given {
     let number = |name: &str| -> Option<u64> {
         let value = variable(name)?.trim().parse().ok()?;
         (value > 0).then_some(value)
@@ -88,7 +85,10 @@ mod tests {
         let job = ("SLURM_JOB_ID", "7");
         let cpus = ("SLURM_CPUS_ON_NODE", "4");
         let memory = |given: Given| given.memory.map(|(bytes, _)| bytes >> 20);
-        assert_eq!(memory(of(&[job, ("SLURM_MEM_PER_NODE", "2048")])), Some(2048));
+        assert_eq!(
+            memory(of(&[job, ("SLURM_MEM_PER_NODE", "2048")])),
+            Some(2048)
+        );
         assert_eq!(
             memory(of(&[job, cpus, ("SLURM_MEM_PER_CPU", "512")])),
             Some(2048)

@@ -150,7 +150,10 @@ mod tests {
             ("unified/slurm/memory.max", "4096\n"),
         ]);
         let groups = "4:memory:/slurm\n3:cpu,cpuacct:/slurm\n2:devices:/x\n";
-        assert_eq!(values(&limits(tree.path(), groups)), (None, Some(512 << 20)));
+        assert_eq!(
+            values(&limits(tree.path(), groups)),
+            (None, Some(512 << 20))
+        );
         let both = format!("{groups}0::/slurm\n");
         assert_eq!(values(&limits(tree.path(), &both)), (None, Some(4096)));
     }
@@ -162,6 +165,9 @@ mod tests {
             ("memory.max", "max"),
             ("cgroup.controllers", ""),
         ]);
-        assert_eq!(values(&limits(tree.path(), "0::/\nnonsense\n")), (None, None));
+        assert_eq!(
+            values(&limits(tree.path(), "0::/\nnonsense\n")),
+            (None, None)
+        );
     }
 }

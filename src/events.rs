@@ -5,6 +5,7 @@
 //! advice, statuses are the record, and the first must never slow the second.
 
 use std::{
+    borrow::Cow,
     collections::{HashMap, VecDeque},
     time::Duration,
 };
@@ -53,7 +54,7 @@ pub struct Event {
     /// Whether something is wrong.
     pub warning: bool,
     /// A word in CamelCase.
-    pub reason: &'static str,
+    pub reason: Cow<'static, str>,
     /// For people.
     pub message: String,
 }
@@ -159,7 +160,7 @@ impl Sender {
         match sent {
             Ok(_) => self.remember(event, name),
             Err(problem) => {
-                tracing::debug!(%problem, reason = event.reason, "an event was not sent")
+                tracing::debug!(%problem, reason = %event.reason, "an event was not sent")
             }
         }
     }
@@ -264,7 +265,7 @@ mod tests {
         Event {
             subject,
             warning: true,
-            reason: "Failed",
+            reason: "Failed".into(),
             message: message.into(),
         }
     }

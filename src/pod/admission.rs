@@ -12,7 +12,7 @@ use k8s_openapi::api::core::v1::{
     Container, EnvVar, Pod, PodSecurityContext, PodSpec, SecurityContext, Volume, VolumeMount,
 };
 
-use super::machine::{ContainerPlan, Plan, Refusal, RestartPolicy};
+use super::machine::{ContainerPlan, Plan, Refusal, RestartPolicy, Role};
 use super::mounts;
 
 /// The pod's plan, and what it has to be warned about.
@@ -43,17 +43,23 @@ pub fn admit(pod: &Pod, identity: Identity) -> Admitted {
         warnings: Vec::new(),
     };
     check.spec(spec);
+    let policy = restart_policy(spec.restart_policy.as_deref()).unwrap_or_default();
     let init = spec
         .init_containers
         .iter()
         .flatten()
-        .map(|container| (container, true));
-    let main = spec.containers.iter().map(|container| (container, false));
+        .map(|container| (container, Role::Init));
+    let main = spec
+        .containers
+        .iter()
+        .map(|container| (container, Role::Main));
     let containers = init
         .chain(main)
-        .map(|(container, init)| ContainerPlan {
+        .map(|(container, role)| ContainerPlan {
             name: Arc::from(container.name.as_str()),
-            init,
+            role,
+            restart: policy,
+            extras: None,
             refusal: image_refusal(container),
         })
         .collect();
@@ -69,17 +75,21 @@ pub fn admit(pod: &Pod, identity: Identity) -> Admitted {
     let plan = Plan {
         label: format!("{name}_{namespace}({uid})"),
         containers,
-        restart: match spec.restart_policy.as_deref() {
-            Some("Never") => RestartPolicy::Never,
-            Some("OnFailure") => RestartPolicy::OnFailure,
-            _ => RestartPolicy::Always,
-        },
         grace: Duration::from_secs(grace.unsigned_abs()),
         refusal,
     };
     Admitted {
         plan: Arc::new(plan),
         warnings: check.warnings,
+    }
+}
+
+fn restart_policy(word: Option<&str>) -> Option<RestartPolicy> {
+    match word? {
+        "Always" => Some(RestartPolicy::Always),
+        "OnFailure" => Some(RestartPolicy::OnFailure),
+        "Never" => Some(RestartPolicy::Never),
+        _ => None,
     }
 }
 

@@ -59,7 +59,7 @@ fn what_every_pod_gets_is_fine() {
     assert_eq!(plan.refusal, None);
     assert_eq!(warnings, Vec::<String>::new());
     assert_eq!(plan.label, "p_ns(u)");
-    assert_eq!(plan.restart, RestartPolicy::OnFailure);
+    assert_eq!(plan.containers[0].restart, RestartPolicy::OnFailure);
     assert_eq!(plan.grace, Duration::from_secs(7));
     assert_eq!(plan.containers.len(), 1);
     assert_eq!(plan.containers[0].refusal, None);

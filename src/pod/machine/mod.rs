@@ -11,16 +11,30 @@
 //! - a terminal phase never changes, and nothing starts after it;
 //! - the object is deleted only when no process is left and its terminal status
 //!   is stored;
-//! - once an ending began nothing starts, and its SIGKILL only comes nearer.
+//! - once an ending began nothing starts, and its SIGKILL only comes nearer;
+//! - a hook that was ordered is answered or dropped before another one is;
+//! - a sidecar gets SIGTERM after the main containers and the sidecars that follow it
+//!   have ended, or when the grace is over.
+//!
+//! | module | idea |
+//! |---|---|
+//! | `start` | what may start, in which order, after which pause |
+//! | `stop` | hooks, turns, SIGTERM and SIGKILL |
+//! | `container` | one container's share |
 
 mod backoff;
+mod container;
+mod plan;
+mod start;
+mod stop;
 #[cfg(test)]
 mod tests;
 mod types;
 
-use std::{sync::Arc, time::Duration};
+use std::{borrow::Cow, sync::Arc, time::Duration};
 
 pub use backoff::Backoff;
+pub use plan::*;
 pub use types::*;
 
 /// The longest pause between two looks at a configuration or volume that lacked
@@ -35,6 +49,8 @@ pub struct State {
     volumes: Volumes,
     containers: Vec<Container>,
     ends: Option<Ends>,
+    deadline: Option<Duration>,
+    failure: Option<Box<Failure>>,
     terminal: Option<Terminal>,
     terminal_stored: bool,
     refusal_told: bool,
@@ -50,6 +66,8 @@ impl State {
             volumes: Volumes::Absent,
             containers,
             ends: None,
+            deadline: None,
+            failure: None,
             terminal: None,
             terminal_stored: false,
             refusal_told: false,
@@ -66,8 +84,9 @@ impl State {
         now: Now,
     ) -> Self {
         let mut state = Self::new(plan);
-        for (container, found) in state.containers.iter_mut().zip(recovered) {
-            container.recover(found, now);
+        let plans = state.plan.containers.iter().zip(&mut state.containers);
+        for ((plan, container), found) in plans.zip(recovered) {
+            container.recover(plan, found, now);
         }
         state.terminal = terminal;
         state.terminal_stored = terminal.is_some();
@@ -95,22 +114,19 @@ impl State {
     }
 
     /// The ending in progress.
-    pub fn ending(&self) -> Option<&Ending> {
-        self.ends.as_ref().map(|ends| &ends.why)
+    pub fn ending(&self) -> Option<Ending> {
+        self.ends.as_ref().map(|ends| ends.why)
     }
 
-    /// When, on the monotonic clock, what still runs gets SIGKILL.
-    pub fn kill_at(&self) -> Option<Duration> {
-        self.ends.as_ref().map(|ends| ends.kill_at)
+    /// Why the pod fails whatever its containers do, if it does.
+    pub fn failure(&self) -> Option<&Failure> {
+        self.failure.as_deref()
     }
 
-    /// Whether every init container has done its work.
+    /// Whether every init container has done its work, or has started where it goes on
+    /// running.
     pub fn initialized(&self) -> bool {
-        let begun = |container: &Container| {
-            container.next_attempt > 0 || matches!(container.slot, Slot::Starting { .. })
-        };
-        self.each(false).any(|(_, container)| begun(container))
-            || self.each(true).all(|(_, container)| container.done())
+        self.main_begun() || self.init().all(|(_, plan, it)| it.passed(plan))
     }
 
     /// Whether any process may exist.
@@ -121,7 +137,7 @@ impl State {
     /// Whether nothing is left to be done for this pod: its object is gone and so
     /// are its processes.
     pub fn finished(&self) -> bool {
-        self.ending() == Some(&Ending::Removed) && !self.active()
+        self.ending() == Some(Ending::Removed) && !self.active()
     }
 
     /// Takes one event and tells what is to be done.
@@ -134,27 +150,18 @@ impl State {
 
     /// The next moment, on the monotonic clock, at which a [`Event::Tick`] is due.
     pub fn wake_at(&self) -> Option<Duration> {
-        if let Some(ends) = &self.ends {
-            let waits = |container: &Container| {
-                matches!(container.slot, Slot::Running { .. })
-                    && container.stopping != Stopping::Killed
-            };
-            return self.containers.iter().any(waits).then_some(ends.kill_at);
-        }
-        if self.terminal.is_some() {
-            return None;
+        let stops = self.containers.iter().filter_map(Container::stop_due);
+        if self.ends.is_some() || self.terminal.is_some() {
+            return stops.min();
         }
         let volumes = match self.volumes {
             Volumes::Failed { retry_at, .. } => Some(retry_at),
             _ => None,
         };
+        let always = stops.chain(volumes).chain(self.deadline);
         // The answer to a start in progress looks at the others too.
-        if self
-            .containers
-            .iter()
-            .any(|it| matches!(it.slot, Slot::Starting { .. }))
-        {
-            return volumes;
+        if self.starting() {
+            return always.min();
         }
         let containers = self
             .containers
@@ -164,7 +171,7 @@ impl State {
                 Slot::Ended { pause, .. } => pause.map(|(until, _)| until),
                 _ => None,
             });
-        containers.chain(volumes).min()
+        always.chain(containers).min()
     }
 
     fn take(&mut self, event: Event, now: Now, effects: &mut Vec<Effect>) {
@@ -191,23 +198,27 @@ impl State {
                 attempt,
                 id,
                 started_at,
-            } => {
-                let Some(it) = self.containers.get_mut(container) else {
-                    return;
-                };
-                if it.slot == (Slot::Starting { attempt }) {
-                    it.begin(attempt);
-                    it.slot = Slot::Running {
-                        attempt,
-                        id,
-                        started_at,
-                    };
-                    let message =
-                        format!("Started container {}", self.plan.containers[container].name);
-                    effects.push(notify(Some(container), false, "Started", message));
-                }
-            }
+            } => self.began(container, attempt, id, started_at, effects),
             Event::Ended { container, end } => self.ended(container, end, now, effects),
+            Event::HookDone {
+                container,
+                attempt,
+                hook,
+                failure,
+            } => self.hook_done(container, attempt, hook, failure.is_some(), now, effects),
+            Event::Probed {
+                container,
+                attempt,
+                probe,
+                healthy,
+            } => self.probed(container, attempt, probe, healthy, now, effects),
+            Event::Deadline { at } => self.deadline = at,
+            Event::Ephemeral { containers } => {
+                self.containers
+                    .extend(containers.iter().map(|_| Container::new()));
+                Arc::make_mut(&mut self.plan).containers.extend(containers);
+            }
+            Event::Fail { failure, grace } => self.fail(*failure, grace, now, effects),
             Event::Delete { grace } => self.end(Ending::Deleted, grace, now),
             Event::Removed { grace } => self.end(Ending::Removed, grace, now),
             Event::Shutdown { grace } => {
@@ -218,86 +229,59 @@ impl State {
         }
     }
 
-    fn config_failed(
-        &mut self,
-        container: usize,
-        attempt: u32,
-        problem: Waiting,
-        now: Now,
-        effects: &mut Vec<Effect>,
-    ) {
-        let Some(it) = self.containers.get_mut(container) else {
-            return;
-        };
-        if it.slot != (Slot::Starting { attempt }) {
-            return;
-        }
-        let message = format!("Error: {}", problem.message);
-        let tries = it.config_tries;
-        it.config_tries += 1;
-        it.slot = Slot::Waiting {
-            problem: Some(problem),
-            retry_at: Some(now.mono + retry_pause(tries)),
-        };
-        effects.push(notify(Some(container), true, "Failed", message));
-    }
-
-    fn ended(&mut self, container: usize, mut end: Ended, now: Now, effects: &mut Vec<Effect>) {
-        let Some(it) = self.containers.get_mut(container) else {
-            return;
-        };
-        match &it.slot {
-            &Slot::Starting { attempt } if attempt == end.attempt => {
-                it.begin(attempt);
-                let message = format!("Error: {}", end.message);
-                effects.push(notify(Some(container), true, "Failed", message));
-            }
-            Slot::Running {
-                attempt,
-                id,
-                started_at,
-            } if *attempt == end.attempt => {
-                end.id = end.id.or_else(|| Some(id.clone()));
-                end.started_at = end.started_at.or(Some(*started_at));
-            }
-            _ => return,
-        }
-        it.before = it.last.replace(end);
-        it.stopping = Stopping::No;
-        it.slot = Slot::Ended {
-            at: now.mono,
-            pause: None,
-        };
-    }
-
-    /// An ending only becomes more final, and its deadline only comes nearer.
-    fn end(&mut self, why: Ending, grace: Duration, now: Now) {
-        let kill_at = now.mono.saturating_add(grace);
-        self.ends = Some(match self.ends.take() {
-            None => Ends { why, kill_at },
-            Some(earlier) => {
-                let kill_at = earlier.kill_at.min(kill_at);
-                let why = match (earlier.why, why) {
-                    (Ending::Removed, _) | (_, Ending::Removed) => Ending::Removed,
-                    (Ending::Deleted, _) | (_, Ending::Deleted) => Ending::Deleted,
-                    (Ending::NodeShutdown, Ending::NodeShutdown) => Ending::NodeShutdown,
-                };
-                Ends { why, kill_at }
-            }
-        });
-    }
-
     fn settle(&mut self, now: Now, effects: &mut Vec<Effect>) {
-        self.latch();
+        if self.deadline.is_some_and(|at| at <= now.mono)
+            && self.ends.is_none()
+            && self.terminal.is_none()
+        {
+            let failure = Failure {
+                reason: Cow::Borrowed("DeadlineExceeded"),
+                message: "Pod was active on the node longer than the specified deadline".to_owned(),
+                disruption: None,
+                warning: false,
+            };
+            self.fail(failure, None, now, effects);
+        }
+        self.latch(now);
         if self.ends.is_some() || self.terminal.is_some() {
-            self.stop(now, effects);
+            self.stop_all(now, effects);
         } else if !self.refused(effects) {
             self.advance(now, effects);
         }
-        let deleted = self.ending() == Some(&Ending::Deleted);
+        self.go_on_stopping(now, effects);
+        self.probe(effects);
+        let deleted = self.ending() == Some(Ending::Deleted);
         if deleted && self.terminal_stored && !self.active() && !self.delete_ordered {
             self.delete_ordered = true;
             effects.push(Effect::DeleteObject);
+        }
+    }
+
+    /// A pod that is over already does not fail any more.
+    fn fail(
+        &mut self,
+        failure: Failure,
+        grace: Option<Duration>,
+        now: Now,
+        effects: &mut Vec<Effect>,
+    ) {
+        if self.terminal.is_some() {
+            return;
+        }
+        self.end(Ending::Failed, grace.unwrap_or(self.plan.grace), now);
+        if grace.is_some_and(|grace| grace.is_zero())
+            && let Some(ends) = &mut self.ends
+        {
+            ends.hard = true;
+        }
+        if self.failure.is_none() {
+            effects.push(notify(
+                None,
+                failure.warning,
+                failure.reason.clone(),
+                failure.message.clone(),
+            ));
+            self.failure = Some(Box::new(failure));
         }
     }
 
@@ -312,27 +296,26 @@ impl State {
         true
     }
 
-    /// Fixes the phase as soon as it can never change again.
-    fn latch(&mut self) {
-        if self.terminal.is_some() || self.active() {
+    /// Fixes the phase as soon as it can never change again. Where only containers are
+    /// left that do not keep a pod alive, they are ended first.
+    fn latch(&mut self, now: Now) {
+        if self.terminal.is_some() {
             return;
         }
-        let succeeded = self.each(false).all(|(_, container)| container.done());
+        if self.ends.is_none() && self.over() && self.active() {
+            self.end(Ending::Completed, self.plan.grace, now);
+        }
+        if self.active() {
+            return;
+        }
         let over = match self.ending() {
             // What never ran may still run where its node comes back.
             Some(Ending::NodeShutdown) => self.containers.iter().any(|it| it.last.is_some()),
             Some(_) => true,
-            None => {
-                let failed_init = self.each(true).any(|(index, container)| {
-                    container.failed() && !self.restarts(index) && !self.initialized()
-                });
-                failed_init
-                    || self.each(false).all(|(index, container)| {
-                        matches!(container.slot, Slot::Ended { .. }) && !self.restarts(index)
-                    })
-            }
+            None => self.over(),
         };
         if over {
+            let succeeded = self.failure.is_none() && self.main().all(|(_, _, it)| it.done());
             self.terminal = Some(if succeeded {
                 Terminal::Succeeded
             } else {
@@ -341,207 +324,57 @@ impl State {
         }
     }
 
-    fn stop(&mut self, now: Now, effects: &mut Vec<Effect>) {
-        // A terminal pod that still has processes was declared over by the API.
-        let kill = self
-            .ends
-            .as_ref()
-            .is_none_or(|ends| ends.kill_at <= now.mono);
-        for (index, container) in self.containers.iter_mut().enumerate() {
-            if !matches!(container.slot, Slot::Running { .. }) {
-                continue;
-            }
-            if container.stopping == Stopping::No {
-                let message = format!("Stopping container {}", self.plan.containers[index].name);
-                effects.push(notify(Some(index), false, "Killing", message));
-                if !kill {
-                    container.stopping = Stopping::Terminated;
-                    effects.push(Effect::Terminate { container: index });
-                }
-            }
-            if kill && container.stopping != Stopping::Killed {
-                container.stopping = Stopping::Killed;
-                effects.push(Effect::Kill { container: index });
-            }
-        }
-    }
-
-    fn advance(&mut self, now: Now, effects: &mut Vec<Effect>) {
-        match self.volumes {
-            Volumes::Ready => {}
-            Volumes::Preparing { .. } => return,
-            Volumes::Failed { retry_at, .. } if now.mono < retry_at => return,
-            Volumes::Absent | Volumes::Failed { .. } => {
-                let tries = match self.volumes {
-                    Volumes::Failed { tries, .. } => tries,
-                    _ => 0,
-                };
-                self.volumes = Volumes::Preparing { tries };
-                effects.push(Effect::PrepareVolumes);
-                return;
-            }
-        }
-        let init = !self.initialized();
-        for index in 0..self.containers.len() {
-            if self.plan.containers[index].init != init || (init && self.containers[index].done()) {
-                continue;
-            }
-            self.drive(index, now, effects);
-            // One start at a time, in the order of the spec; init containers also
-            // wait for the end of the one before.
-            if init || matches!(self.containers[index].slot, Slot::Starting { .. }) {
-                return;
-            }
-        }
-    }
-
-    fn drive(&mut self, index: usize, now: Now, effects: &mut Vec<Effect>) {
-        let restarts = self.restarts(index);
-        let plan = &self.plan.containers[index];
-        let container = &mut self.containers[index];
-        match &mut container.slot {
-            Slot::Starting { .. } | Slot::Running { .. } => return,
-            Slot::Waiting { problem, retry_at } => {
-                if let Some(refusal) = &plan.refusal {
-                    if problem.is_none() {
-                        let Refusal {
-                            reason,
-                            event,
-                            message,
-                        } = refusal.clone();
-                        *problem = Some(Waiting {
-                            reason,
-                            message: message.clone(),
-                        });
-                        effects.push(notify(Some(index), true, event, message));
-                    }
-                    return;
-                }
-                if retry_at.is_some_and(|at| now.mono < at) {
-                    return;
-                }
-            }
-            Slot::Ended { .. } if !restarts => return,
-            Slot::Ended {
-                pause: Some((until, _)),
-                ..
-            } if now.mono < *until => return,
-            Slot::Ended { pause: Some(_), at } => container.backoff.restart(*at, now.mono),
-            Slot::Ended { at, pause } => {
-                match container.backoff.wait(*at) {
-                    Some(wait) if now.mono < wait.0 => {
-                        *pause = Some(wait);
-                        let message = format!(
-                            "Back-off restarting failed container {} in pod {}",
-                            plan.name, self.plan.label
-                        );
-                        effects.push(notify(Some(index), true, "BackOff", message));
-                        return;
-                    }
-                    _ => container.backoff.restart(*at, now.mono),
-                };
-            }
-        }
-        let attempt = container.next_attempt;
-        container.slot = Slot::Starting { attempt };
-        effects.push(Effect::Start {
-            container: index,
-            attempt,
-        });
-    }
-
-    /// Whether the policy has this container start again after its last end.
-    fn restarts(&self, index: usize) -> bool {
-        let failed = self.containers[index].failed();
-        match self.plan.restart {
-            RestartPolicy::Never => false,
-            RestartPolicy::OnFailure => failed,
-            RestartPolicy::Always => failed || !self.plan.containers[index].init,
-        }
-    }
-
-    fn each(&self, init: bool) -> impl Iterator<Item = (usize, &Container)> {
-        let plans = self.plan.containers.iter();
-        let of_kind = move |(_, (plan, _)): &(usize, (&ContainerPlan, _))| plan.init == init;
-        plans
-            .zip(&self.containers)
-            .enumerate()
-            .filter(of_kind)
-            .map(|(index, (_, container))| (index, container))
-    }
-}
-
-impl Container {
-    fn new() -> Self {
-        Self {
-            slot: Slot::Waiting {
-                problem: None,
-                retry_at: None,
-            },
-            last: None,
-            before: None,
-            next_attempt: 0,
-            restarts: 0,
-            backoff: Backoff::default(),
-            stopping: Stopping::No,
-            config_tries: 0,
-        }
-    }
-
-    fn recover(&mut self, found: Recovered, now: Now) {
-        let mut ended = found.ended.into_iter().rev();
-        self.last = ended.next();
-        self.before = ended.next();
-        self.next_attempt = found.next_attempt;
-        self.restarts = found.restarts;
-        let ago = |then: jiff::Timestamp| {
-            let elapsed = now.wall.duration_since(then);
-            now.mono
-                .saturating_sub(Duration::try_from(elapsed).unwrap_or_default())
+    /// Whether the main containers have done what they ever will.
+    fn over(&self) -> bool {
+        let failed_init = || {
+            self.init().any(|(index, plan, it)| {
+                plan.role == Role::Init && it.failed() && !self.restarts(index)
+            })
         };
-        let latest = self.last.as_ref();
-        let last_start = match &found.running {
-            Some((_, _, at)) => Some(*at),
-            None => latest.map(|end| end.started_at.unwrap_or(end.finished_at)),
+        let ended = |(index, _, it): (usize, _, &Container)| {
+            matches!(it.slot, Slot::Ended { .. }) && !self.restarts(index)
         };
-        if let Some(start) = last_start {
-            self.backoff = Backoff::recovered(found.restarts, ago(start));
-        }
-        if let Some((attempt, id, started_at)) = found.running {
-            self.slot = Slot::Running {
-                attempt,
-                id,
-                started_at,
-            };
-        } else if let Some(last) = latest {
-            self.slot = Slot::Ended {
-                at: ago(last.finished_at),
-                pause: None,
-            };
-        }
+        (!self.main_begun() && failed_init()) || self.main().all(ended)
     }
 
-    /// An ordered attempt was used up.
-    fn begin(&mut self, attempt: u32) {
-        self.next_attempt = attempt + 1;
-        self.config_tries = 0;
-        if self.last.is_some() {
-            self.restarts += 1;
+    /// Has the probes run that fit what each container does.
+    fn probe(&mut self, effects: &mut Vec<Effect>) {
+        let plans = self.plan.containers.iter().zip(&mut self.containers);
+        for (index, (plan, container)) in plans.enumerate() {
+            let (attempt, which) = container.probes(plan);
+            if which != container.probing {
+                container.probing = which;
+                effects.push(Effect::Probe {
+                    container: index,
+                    attempt,
+                    which,
+                });
+            }
         }
     }
 
-    /// Whether a process may exist.
-    pub fn active(&self) -> bool {
-        matches!(self.slot, Slot::Starting { .. } | Slot::Running { .. })
+    fn all(&self) -> impl Iterator<Item = (usize, &ContainerPlan, &Container)> {
+        let all = self.plan.containers.iter().zip(&self.containers);
+        all.enumerate()
+            .map(|(index, (plan, container))| (index, plan, container))
     }
 
-    /// Whether it ended well and is not running again.
-    pub fn done(&self) -> bool {
-        matches!(self.slot, Slot::Ended { .. }) && self.last.as_ref().is_some_and(Ended::succeeded)
+    fn init(&self) -> impl Iterator<Item = (usize, &ContainerPlan, &Container)> {
+        self.all().filter(|(_, plan, _)| plan.role.is_init())
     }
 
-    fn failed(&self) -> bool {
-        matches!(self.slot, Slot::Ended { .. }) && !self.done()
+    fn main(&self) -> impl Iterator<Item = (usize, &ContainerPlan, &Container)> {
+        self.all().filter(|(_, plan, _)| plan.role == Role::Main)
+    }
+
+    fn main_begun(&self) -> bool {
+        self.main().any(|(_, _, it)| it.begun())
+    }
+
+    /// Whether a start is under way: one at a time, its postStart hook included.
+    fn starting(&self) -> bool {
+        let busy = |it: &Container| matches!(it.slot, Slot::Starting { .. }) || it.hooking;
+        self.containers.iter().any(busy)
     }
 }
 
@@ -552,13 +385,13 @@ fn retry_pause(tries: u32) -> Duration {
 fn notify(
     container: Option<usize>,
     warning: bool,
-    reason: &'static str,
+    reason: impl Into<Cow<'static, str>>,
     message: String,
 ) -> Effect {
     Effect::Notify {
         container,
         warning,
-        reason,
+        reason: reason.into(),
         message,
     }
 }

@@ -1,10 +1,10 @@
-//! The words of the pod machine: plans, states, events, effects.
+//! The words of the pod machine: states, events, effects.
 
-use std::{sync::Arc, time::Duration};
+use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 
-use super::backoff::Backoff;
+use super::{backoff::Backoff, plan::ContainerPlan};
 
 /// The two clocks, read once per step: wall time to report, monotonic time
 /// (since the agent's start) to measure.
@@ -14,55 +14,6 @@ pub struct Now {
     pub wall: Timestamp,
     /// For deadlines.
     pub mono: Duration,
-}
-
-/// `spec.restartPolicy`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum RestartPolicy {
-    /// Restart whatever the exit code was.
-    #[default]
-    Always,
-    /// Restart after a failure.
-    OnFailure,
-    /// Run once.
-    Never,
-}
-
-/// What the machine needs to know of a pod; fixed for the pod's life.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Plan {
-    /// `<name>_<namespace>(<uid>)`, as the kubelet's messages name a pod.
-    pub label: String,
-    /// Init containers first, then the others, each in the order of the spec.
-    pub containers: Vec<ContainerPlan>,
-    /// What follows an exit.
-    pub restart: RestartPolicy,
-    /// `terminationGracePeriodSeconds`.
-    pub grace: Duration,
-    /// Why this pod as a whole cannot run here, if it cannot.
-    pub refusal: Option<Refusal>,
-}
-
-/// One container of a [`Plan`].
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ContainerPlan {
-    /// Its name, unique in the pod.
-    pub name: Arc<str>,
-    /// Whether it has to succeed before the others start.
-    pub init: bool,
-    /// Why this container cannot run here, if it cannot (its image, most often).
-    pub refusal: Option<Refusal>,
-}
-
-/// Why something is not run.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refusal {
-    /// The waiting reason (`CreateContainerConfigError`, `InvalidImageName`, …).
-    pub reason: &'static str,
-    /// The reason of the event.
-    pub event: &'static str,
-    /// Names the field, its value and the mend.
-    pub message: String,
 }
 
 /// Why a container waits.
@@ -116,7 +67,8 @@ pub enum Slot {
         /// Which attempt.
         attempt: u32,
     },
-    /// Its process runs.
+    /// Its process runs; see [`Container::hooking`] for whether it counts as running
+    /// already.
     Running {
         /// Which attempt.
         attempt: u32,
@@ -128,8 +80,11 @@ pub enum Slot {
     /// It ended and is not running now; whether it starts again is for the
     /// policy, the end itself is in [`Container::last`].
     Ended {
-        /// When, on the monotonic clock.
-        at: Duration,
+        /// Monotonic time from which the pause before the next attempt counts: its
+        /// end; none where it starts again at once.
+        since: Option<Duration>,
+        /// It was ended by its probes to be started again, whatever its exit code.
+        forced: bool,
         /// Until when it pauses before the next attempt, with the length of the
         /// whole pause.
         pause: Option<(Duration, Duration)>,
@@ -154,20 +109,93 @@ pub struct Container {
     pub backoff: Backoff,
     /// How far the end of the running attempt has been asked for.
     pub stopping: Stopping,
+    /// Its postStart hook has not answered yet.
+    pub hooking: bool,
+    /// Its preStop hook was run by this or an earlier agent.
+    pub pre_stopped: bool,
+    /// It runs and its startup probe, if it has one, has succeeded.
+    pub started: bool,
+    /// It is started and its readiness probe, if it has one, says so.
+    pub ready: bool,
+    /// Which probes were ordered for it.
+    pub probing: Probing,
+    /// Its probes want it ended and started again.
+    pub unwell: bool,
+    /// Monotonic time of the end of `last`.
+    pub ended_at: Option<Duration>,
     /// How often its configuration was found wanting since its last attempt.
     pub config_tries: u32,
 }
 
-/// How far the end of a running attempt has been asked for.
+/// How far the end of a running attempt has been asked for. Times are monotonic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Stopping {
     /// It may run.
     #[default]
     No,
+    /// Its preStop hook runs, until the grace is over at the latest.
+    Hook {
+        /// The end of the grace.
+        until: Duration,
+    },
+    /// A sidecar that waits for those that end before it, until the grace is over.
+    Turn {
+        /// The end of the grace.
+        until: Duration,
+    },
     /// SIGTERM was ordered.
-    Terminated,
+    Terminated {
+        /// When SIGKILL follows.
+        kill_at: Duration,
+    },
     /// SIGKILL of the whole tree was ordered.
     Killed,
+}
+
+/// Which of a container's probes run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Probing {
+    /// None.
+    #[default]
+    Off,
+    /// All that it has; the others wait for the startup probe.
+    All,
+    /// The readiness probe: the container is being ended.
+    ReadinessOnly,
+}
+
+/// A container's hooks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hook {
+    /// Once the process has started; it counts as running when the hook is done.
+    PostStart,
+    /// Before SIGTERM, within the grace.
+    PreStop,
+}
+
+/// A container's probes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Probe {
+    /// The other two wait for it; a container that fails it is ended.
+    Startup,
+    /// Whether it may get requests.
+    Readiness,
+    /// A container that fails it is ended.
+    Liveness,
+}
+
+/// Why a pod fails whatever its containers do; shown as the status's reason and message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// `DeadlineExceeded`, `Evicted`, `OutOfcpu`, …
+    pub reason: Cow<'static, str>,
+    /// For people.
+    pub message: String,
+    /// The reason of the condition `DisruptionTarget`, where the pod is disrupted and
+    /// did not fail by itself.
+    pub disruption: Option<&'static str>,
+    /// Whether the event about it is a warning.
+    pub warning: bool,
 }
 
 /// Where the pod's volumes are.
@@ -191,15 +219,19 @@ pub enum Volumes {
     },
 }
 
-/// Why nothing starts any more.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Why nothing starts any more. A later one is more final than those before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Ending {
+    /// The main containers have done their work, or never will: what else runs ends.
+    Completed,
+    /// The node goes down.
+    NodeShutdown,
+    /// The pod has failed as a whole, for the reason in [`super::State::failure`].
+    Failed,
     /// The object has a deletion timestamp.
     Deleted,
     /// The object is gone: nobody is left to report to.
     Removed,
-    /// The node goes down.
-    NodeShutdown,
 }
 
 /// An ending in progress.
@@ -207,8 +239,10 @@ pub enum Ending {
 pub struct Ends {
     /// Why.
     pub why: Ending,
-    /// Monotonic time of the SIGKILL; later requests may bring it nearer only.
-    pub kill_at: Duration,
+    /// Monotonic time of the end of the grace; later requests may bring it nearer only.
+    pub until: Duration,
+    /// No moment longer than that: the allocation ends.
+    pub hard: bool,
 }
 
 /// A phase that never changes again.
@@ -232,7 +266,7 @@ pub enum Event {
     },
     /// An ordered start could not even be tried; the attempt is not used up.
     ConfigFailed {
-        /// Index into [`Plan::containers`].
+        /// Index into [`super::Plan::containers`].
         container: usize,
         /// Which attempt.
         attempt: u32,
@@ -241,7 +275,7 @@ pub enum Event {
     },
     /// An ordered start succeeded.
     Started {
-        /// Index into [`Plan::containers`].
+        /// Index into [`super::Plan::containers`].
         container: usize,
         /// Which attempt.
         attempt: u32,
@@ -252,7 +286,7 @@ pub enum Event {
     },
     /// An attempt ended: by exit, by a failed start, or by a lost shim.
     Ended {
-        /// Index into [`Plan::containers`].
+        /// Index into [`super::Plan::containers`].
         container: usize,
         /// How.
         end: Ended,
@@ -266,6 +300,46 @@ pub enum Event {
     Removed {
         /// How long its processes may take.
         grace: Duration,
+    },
+    /// A hook came to its end.
+    HookDone {
+        /// Index into [`super::Plan::containers`].
+        container: usize,
+        /// Which attempt.
+        attempt: u32,
+        /// Which hook.
+        hook: Hook,
+        /// What went wrong, for the log: a kubelet tells no more than that it did.
+        failure: Option<String>,
+    },
+    /// A probe changed its mind: it succeeded or failed as often in a row as it has to.
+    Probed {
+        /// Index into [`super::Plan::containers`].
+        container: usize,
+        /// Which attempt.
+        attempt: u32,
+        /// Which probe.
+        probe: Probe,
+        /// What it thinks now.
+        healthy: bool,
+    },
+    /// The moment, on the monotonic clock, at which `activeDeadlineSeconds` are over.
+    Deadline {
+        /// None where the pod has no deadline.
+        at: Option<Duration>,
+    },
+    /// Ephemeral containers were added.
+    Ephemeral {
+        /// The new ones, in the order of the spec.
+        containers: Vec<ContainerPlan>,
+    },
+    /// The pod fails as a whole; the first failure is the one that is told.
+    Fail {
+        /// Why.
+        failure: Box<Failure>,
+        /// How long what runs may take; the pod's own grace where none. Nothing at all
+        /// kills at once.
+        grace: Option<Duration>,
     },
     /// The node goes down; no container may take longer than this.
     Shutdown {
@@ -285,19 +359,42 @@ pub enum Effect {
     PrepareVolumes,
     /// Start an attempt; answered once, by `Started`, `Ended` or `ConfigFailed`.
     Start {
-        /// Index into [`Plan::containers`].
+        /// Index into [`super::Plan::containers`].
         container: usize,
         /// Which attempt.
         attempt: u32,
     },
     /// SIGTERM to the container's group.
     Terminate {
-        /// Index into [`Plan::containers`].
+        /// Index into [`super::Plan::containers`].
         container: usize,
+    },
+    /// Run a hook; answered by `HookDone` unless it is dropped.
+    RunHook {
+        /// Index into [`super::Plan::containers`].
+        container: usize,
+        /// Which attempt.
+        attempt: u32,
+        /// Which hook.
+        hook: Hook,
+    },
+    /// Nobody waits for the hook that runs any more.
+    DropHook {
+        /// Index into [`super::Plan::containers`].
+        container: usize,
+    },
+    /// These probes, and no others, run from now on; answered by `Probed`.
+    Probe {
+        /// Index into [`super::Plan::containers`].
+        container: usize,
+        /// Which attempt.
+        attempt: u32,
+        /// Which of its probes.
+        which: Probing,
     },
     /// SIGKILL to everything that the container started.
     Kill {
-        /// Index into [`Plan::containers`].
+        /// Index into [`super::Plan::containers`].
         container: usize,
     },
     /// Tell the user.
@@ -307,7 +404,7 @@ pub enum Effect {
         /// Whether something is wrong.
         warning: bool,
         /// The event's reason.
-        reason: &'static str,
+        reason: Cow<'static, str>,
         /// The event's message.
         message: String,
     },
@@ -323,7 +420,25 @@ pub struct Recovered {
     /// Starts after the first.
     pub restarts: u32,
     /// The attempt that runs.
-    pub running: Option<(u32, Arc<str>, Timestamp)>,
+    pub running: Option<RecoveredRun>,
     /// Ends of the latest attempts, oldest first; two are enough.
     pub ended: Vec<Ended>,
+}
+
+/// An attempt that an earlier agent started and that still runs. Its postStart hook is
+/// not run again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RecoveredRun {
+    /// Which attempt.
+    pub attempt: u32,
+    /// `vk-cmd://…`.
+    pub id: Arc<str>,
+    /// When its process started.
+    pub started_at: Timestamp,
+    /// Whether the API was told that it has started.
+    pub started: bool,
+    /// Whether the API was told that it is ready.
+    pub ready: bool,
+    /// Whether its preStop hook was run.
+    pub pre_stopped: bool,
 }

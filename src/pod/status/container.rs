@@ -10,7 +10,7 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::Time,
 };
 
-use crate::pod::machine::{Container, ContainerPlan, Ended, Slot, State};
+use crate::pod::machine::{Container, ContainerPlan, Ended, Role, Slot, State};
 
 /// Image by container name.
 pub(super) fn images(pod: &Pod) -> BTreeMap<&str, &str> {
@@ -43,8 +43,12 @@ pub(super) fn status(
         image: image.to_owned(),
         image_id: String::new(),
         container_id: id.and_then(name),
-        ready: if plan.init { container.done() } else { running },
-        started: Some(running),
+        ready: match plan.role {
+            Role::Init => container.done(),
+            Role::Sidecar | Role::Main => container.ready,
+            Role::Ephemeral => false,
+        },
+        started: (plan.role != Role::Ephemeral).then_some(running && container.started),
         restart_count: i32::try_from(container.restarts).unwrap_or(i32::MAX),
         state: Some(current),
         last_state: Some(last.unwrap_or_default()),
@@ -59,7 +63,7 @@ fn states(
 ) -> (ContainerState, Option<ContainerState>) {
     let last = container.last.as_ref().map(terminated);
     match &container.slot {
-        Slot::Running { started_at, .. } => {
+        Slot::Running { started_at, .. } if !container.hooking => {
             let running = ContainerStateRunning {
                 started_at: Some(Time(*started_at)),
             };
@@ -88,7 +92,10 @@ fn states(
             ..
         } if state.terminal().is_none() => (waiting(problem.reason, &problem.message), last),
         // A start that is under way is shown as what it replaces.
-        Slot::Ended { .. } | Slot::Starting { .. } | Slot::Waiting { .. } => {
+        Slot::Ended { .. }
+        | Slot::Starting { .. }
+        | Slot::Running { .. }
+        | Slot::Waiting { .. } => {
             let before = container.before.as_ref().map(terminated);
             match last {
                 Some(last) => (last, before),
@@ -99,7 +106,7 @@ fn states(
 }
 
 fn never_started(state: &State, plan: &ContainerPlan) -> ContainerState {
-    if state.terminal().is_some() && state.initialized() && !plan.init {
+    if state.terminal().is_some() && state.initialized() && plan.role == Role::Main {
         let terminated = ContainerStateTerminated {
             exit_code: 137,
             reason: Some("ContainerStatusUnknown".to_owned()),
@@ -116,7 +123,7 @@ fn never_started(state: &State, plan: &ContainerPlan) -> ContainerState {
     if let Some(refusal) = &state.plan().refusal {
         return waiting(refusal.reason, &refusal.message);
     }
-    let has_init = state.plan().containers.iter().any(|plan| plan.init);
+    let has_init = { state.plan().containers.iter() }.any(|plan| plan.role.is_init());
     waiting(
         if has_init {
             "PodInitializing"

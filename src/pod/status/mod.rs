@@ -18,7 +18,7 @@ use k8s_openapi::{
 
 use super::{
     Host,
-    machine::{Ending, Slot, State, Terminal, Volumes},
+    machine::{Container, ContainerPlan, Ending, Role, State, Terminal, Volumes},
 };
 
 /// Condition types that this node writes. All others belong to somebody else.
@@ -29,6 +29,9 @@ pub const OWN_CONDITIONS: [&str; 5] = [
     "ContainersReady",
     "Ready",
 ];
+
+/// Written by this node where it ends the pod itself, by others where they do.
+pub const DISRUPTION_TARGET: &str = "DisruptionTarget";
 
 /// Derives the status. `earlier` is the last one (ours, or the API's when the agent
 /// has just started) and gives `startTime` and the transition times.
@@ -43,16 +46,28 @@ pub fn derive(
     let phase = phase(state);
     let start_time = earlier.start_time.clone().or(Some(Time(now)));
     let images = container::images(pod);
-    let statuses = |init: bool| {
-        let plans = state.plan().containers.iter().zip(state.containers());
-        let mut statuses: Vec<_> = plans
-            .filter(|(plan, _)| plan.init == init)
+    let statuses = |list: &str| {
+        let mut statuses: Vec<_> = all(state)
+            .filter(|(plan, _)| plan.list() == list)
             .map(|(plan, it)| container::status(state, plan, it, images.get(&*plan.name)))
             .collect();
-        statuses.sort_by(|a, b| a.name.cmp(&b.name));
+        // Init containers stay in the order of the spec, as a kubelet leaves them.
+        if list != "initContainers" {
+            statuses.sort_by(|a, b| a.name.cmp(&b.name));
+        }
         (!statuses.is_empty()).then_some(statuses)
     };
-    let shut_down = phase == "Failed" && state.ending() == Some(&Ending::NodeShutdown);
+    let (reason, message) = match (phase, state.failure(), state.ending()) {
+        ("Failed", Some(failure), _) => (
+            Some(failure.reason.to_string()),
+            Some(failure.message.clone()),
+        ),
+        ("Failed", None, Some(Ending::NodeShutdown)) => (
+            Some("Terminated".to_owned()),
+            Some("Pod was terminated in response to imminent node shutdown.".to_owned()),
+        ),
+        _ => (None, None),
+    };
     let mut conditions = Vec::with_capacity(OWN_CONDITIONS.len());
     for (type_, truth) in [
         // Said by the scheduler where there was one; a pod may name its node itself.
@@ -70,11 +85,26 @@ pub fn derive(
             now,
         ));
     }
+    if let Some(reason) = state.failure().and_then(|it| it.disruption) {
+        let message = state.failure().map(|it| it.message.clone());
+        let truth = Truth {
+            is: true,
+            reason: Some(reason),
+            message,
+        };
+        let generation = pod.metadata.generation;
+        conditions.push(condition(
+            DISRUPTION_TARGET,
+            truth,
+            generation,
+            earlier,
+            now,
+        ));
+    }
     PodStatus {
         phase: Some(phase.to_owned()),
-        reason: shut_down.then(|| "Terminated".to_owned()),
-        message: shut_down
-            .then(|| "Pod was terminated in response to imminent node shutdown.".to_owned()),
+        reason,
+        message,
         start_time,
         host_ip: Some(address.clone()),
         host_ips: Some(vec![HostIP {
@@ -82,8 +112,9 @@ pub fn derive(
         }]),
         pod_ip: Some(address.clone()),
         pod_ips: Some(vec![PodIP { ip: address }]),
-        init_container_statuses: statuses(true),
-        container_statuses: statuses(false),
+        init_container_statuses: statuses("initContainers"),
+        container_statuses: statuses("containers"),
+        ephemeral_container_statuses: statuses("ephemeralContainers"),
         conditions: Some(conditions),
         observed_generation: pod.metadata.generation,
         ..PodStatus::default()
@@ -99,24 +130,25 @@ pub fn terminal(status: &PodStatus) -> Option<Terminal> {
     }
 }
 
+/// The phase, by the kubelet's rules (`getPhase`).
 fn phase(state: &State) -> &'static str {
     match state.terminal() {
         Some(Terminal::Succeeded) => return "Succeeded",
         Some(Terminal::Failed) => return "Failed",
         None => {}
     }
-    let mains = || {
-        let all = state.plan().containers.iter().zip(state.containers());
-        all.filter(|(plan, _)| !plan.init)
-            .map(|(_, container)| container)
-    };
-    // A container that never ran keeps the pod Pending, whatever the others do.
-    let never_ran = mains().any(|it| it.last.is_none() && !matches!(it.slot, Slot::Running { .. }));
+    // A main container that never ran keeps the pod Pending, whatever the others do.
+    let never_ran =
+        all(state).any(|(plan, it)| plan.role == Role::Main && it.last.is_none() && !it.running());
     if never_ran || !state.initialized() {
         "Pending"
     } else {
         "Running"
     }
+}
+
+fn all(state: &State) -> impl Iterator<Item = (&ContainerPlan, &Container)> {
+    state.plan().containers.iter().zip(state.containers())
 }
 
 struct Truth {
@@ -149,16 +181,20 @@ fn ready_to_start(state: &State) -> Truth {
 }
 
 fn initialized(state: &State, phase: &str) -> Truth {
-    let has_init = state.plan().containers.iter().any(|plan| plan.init);
-    if !has_init || state.initialized() {
-        let completed = phase == "Succeeded" && has_init;
+    if phase == "Succeeded" {
         return Truth {
-            reason: completed.then_some("PodCompleted"),
+            reason: Some("PodCompleted"),
             ..Truth::yes(true)
         };
     }
-    let plans = state.plan().containers.iter().zip(state.containers());
-    let incomplete = plans.filter(|(plan, it)| plan.init && !it.done());
+    if state.initialized() {
+        return Truth::yes(true);
+    }
+    let incomplete = all(state).filter(|(plan, it)| match plan.role {
+        Role::Init => !it.done(),
+        Role::Sidecar => !it.started,
+        Role::Main | Role::Ephemeral => false,
+    });
     let names: Vec<_> = incomplete.map(|(plan, _)| &*plan.name).collect();
     let message = format!("containers with incomplete status: [{}]", names.join(" "));
     Truth::no("ContainersNotInitialized", Some(message))
@@ -170,13 +206,12 @@ fn containers_ready(state: &State, phase: &str) -> Truth {
         "Failed" => return Truth::no("PodFailed", None),
         _ => {}
     }
-    let plans = state.plan().containers.iter().zip(state.containers());
-    let unready = plans.filter(|(plan, it)| !plan.init && !matches!(it.slot, Slot::Running { .. }));
-    let mut names: Vec<_> = unready.map(|(plan, _)| &*plan.name).collect();
+    let unready = all(state)
+        .filter(|(plan, it)| matches!(plan.role, Role::Sidecar | Role::Main) && !it.ready);
+    let names: Vec<_> = unready.map(|(plan, _)| &*plan.name).collect();
     if names.is_empty() {
         return Truth::yes(true);
     }
-    names.sort_unstable();
     let message = format!("containers with unready status: [{}]", names.join(" "));
     Truth::no("ContainersNotReady", Some(message))
 }

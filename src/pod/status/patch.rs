@@ -3,14 +3,17 @@
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use serde_json::{Value, json};
 
-use super::OWN_CONDITIONS;
+use super::{DISRUPTION_TARGET, OWN_CONDITIONS};
 
 /// The patch of `pods/status`. The UID in it makes the write fail where the name has
 /// passed to another pod. Conditions are merged by type, and only ours are sent.
 pub fn patch(pod: &Pod, status: &PodStatus) -> Value {
     let mut sent = status.clone();
     if let Some(conditions) = &mut sent.conditions {
-        conditions.retain(|condition| OWN_CONDITIONS.contains(&condition.type_.as_str()));
+        conditions.retain(|condition| {
+            let type_ = condition.type_.as_str();
+            type_ == DISRUPTION_TARGET || OWN_CONDITIONS.contains(&type_)
+        });
     }
     let mut sent = serde_json::to_value(sent).unwrap_or_default();
     // A merge leaves out nothing by itself: what is gone has to be said.

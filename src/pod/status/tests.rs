@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::pod::{
     admission::admit,
-    machine::{Ended, Event, Now, Waiting},
+    machine::{Ended, Event, Now, Slot, Waiting},
 };
 
 struct Case {
@@ -155,7 +155,7 @@ fn from_pending_to_succeeded() {
     assert_eq!(case.condition("ContainersReady").1, "PodCompleted");
     assert_eq!(
         case.condition("Initialized"),
-        ("True", "", "2026-01-01T00:00:01Z".into())
+        ("True", "PodCompleted", "2026-01-01T00:00:01Z".into())
     );
 }
 

@@ -12,7 +12,7 @@ use crate::{
     container::launch::ControlError,
     pod::{
         api::{ApiProblem, chain},
-        machine::Event,
+        machine::{Event, Stopping},
         objects::{Objects, Reference},
         record::{HomeLink, Record},
         volumes::{self, Payload, Problem, TokenRequest, Tokens},
@@ -73,11 +73,10 @@ impl Worker {
             return;
         };
         // The shim kills on its own should this agent not live to do it.
-        let grace = self
-            .state
-            .kill_at()
-            .unwrap_or_default()
-            .saturating_sub(self.now().mono);
+        let grace = match self.state.containers()[container].stopping {
+            Stopping::Terminated { kill_at } => kill_at.saturating_sub(self.now().mono),
+            _ => Duration::ZERO,
+        };
         self.tasks
             .spawn(async move { ordered(handle.terminate(grace).await) });
     }

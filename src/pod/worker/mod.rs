@@ -18,7 +18,7 @@ mod recover;
 mod start;
 mod write;
 
-use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
+use std::{borrow::Cow, collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
@@ -33,7 +33,7 @@ use super::{
     Host,
     admission::admit,
     api::{PodApi, Retry},
-    machine::{Container, Effect, Ended, Event, Now, Slot, State, Stopping},
+    machine::{Container, ContainerPlan, Effect, Ended, Event, Now, Slot, State, Stopping},
     record::{HomeLink, Record},
     status,
 };
@@ -405,8 +405,8 @@ impl Worker {
                 self.handles[container] = Some(handle.clone());
                 self.tasks.spawn(start::exit(handle, container, attempt));
                 match self.state.containers()[container].stopping {
-                    Stopping::No => {}
-                    Stopping::Terminated => self.terminate(container),
+                    Stopping::No | Stopping::Hook { .. } | Stopping::Turn { .. } => {}
+                    Stopping::Terminated { .. } => self.terminate(container),
                     Stopping::Killed => self.kill(container),
                 }
             }
@@ -466,19 +466,12 @@ impl Worker {
         &self,
         container: Option<usize>,
         warning: bool,
-        reason: &'static str,
+        reason: impl Into<Cow<'static, str>>,
         message: String,
     ) {
         let field = container
             .and_then(|index| self.state.plan().containers.get(index))
-            .map(|plan| {
-                let list = if plan.init {
-                    "initContainers"
-                } else {
-                    "containers"
-                };
-                format!("spec.{list}{{{}}}", plan.name)
-            });
+            .map(ContainerPlan::field);
         let subject = Subject {
             kind: "Pod",
             namespace: self.namespace().to_owned(),
@@ -489,7 +482,7 @@ impl Worker {
         let event = events::Event {
             subject,
             warning,
-            reason,
+            reason: reason.into(),
             message,
         };
         self.context.events.publish(event, Timestamp::now());
@@ -580,6 +573,9 @@ impl Worker {
                 message,
             } => {
                 self.notify(container, warning, reason, message);
+            }
+            Effect::RunHook { .. } | Effect::DropHook { .. } | Effect::Probe { .. } => {
+                // No plan has hooks or probes yet: admission refuses them.
             }
             Effect::DeleteObject => self.delete(),
         }

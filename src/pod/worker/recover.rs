@@ -10,7 +10,7 @@ use crate::{
     container::{Adopted, ContainerDir, Handle},
     pod::{
         api::chain,
-        machine::{ContainerPlan, Ended, Plan, Recovered},
+        machine::{ContainerPlan, Ended, Plan, Recovered, RecoveredRun},
         orphan::until_read,
     },
 };
@@ -83,7 +83,7 @@ async fn attempts(
                 let (id, started_at) = start::identity(&adopted.status()).unwrap_or_else(|| {
                     (Arc::from(format!("vk-cmd://{attempt}")), Timestamp::now())
                 });
-                found.running = Some((attempt, id, started_at));
+                found.running = Some(run(attempt, id, started_at));
                 *handle = Some(adopted);
             }
             Ok(Adopted::Exited(status) | Adopted::Lost(status)) => {
@@ -104,7 +104,7 @@ async fn attempts(
                     attempt,
                     "not adopted yet"
                 );
-                found.running = Some((attempt, Arc::from(""), Timestamp::now()));
+                found.running = Some(run(attempt, Arc::from(""), Timestamp::now()));
             }
         }
         any = true;
@@ -114,10 +114,21 @@ async fn attempts(
     any.then_some(found)
 }
 
+fn run(attempt: u32, id: Arc<str>, started_at: Timestamp) -> RecoveredRun {
+    RecoveredRun {
+        attempt,
+        id,
+        started_at,
+        started: false,
+        ready: false,
+        pre_stopped: false,
+    }
+}
+
 /// Where the disk knows nothing of a container that the API was told of, its processes
 /// are out of reach: on another machine, or gone with one.
 fn from_status(container: &ContainerPlan, status: &PodStatus) -> Recovered {
-    let list = if container.init {
+    let list = if container.role.is_init() {
         &status.init_container_statuses
     } else {
         &status.container_statuses

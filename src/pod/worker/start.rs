@@ -65,24 +65,19 @@ impl Worker {
     fn notifier(&self, container: usize) -> impl Fn((bool, &'static str, String)) + Send + use<> {
         let recorder = self.context.events.clone();
         let plan = &self.state.plan().containers[container];
-        let list = if plan.init {
-            "initContainers"
-        } else {
-            "containers"
-        };
         let subject = crate::events::Subject {
             kind: "Pod",
             namespace: self.namespace().to_owned(),
             name: self.name().to_owned(),
             uid: self.uid.clone(),
-            field: Some(format!("spec.{list}{{{}}}", plan.name)),
+            field: Some(plan.field()),
         };
         move |(warning, reason, message)| {
             let subject = subject.clone();
             let event = crate::events::Event {
                 subject,
                 warning,
-                reason,
+                reason: reason.into(),
                 message,
             };
             recorder.publish(event, Timestamp::now());

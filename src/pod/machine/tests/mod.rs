@@ -1,8 +1,12 @@
 use std::collections::BTreeMap;
 
-use proptest::prelude::*;
-
 use super::*;
+
+mod basic;
+mod endings;
+mod random;
+mod sidecars;
+mod trouble;
 
 fn at(mono: Duration) -> Now {
     Now {
@@ -11,20 +15,30 @@ fn at(mono: Duration) -> Now {
     }
 }
 
+fn container(index: usize, role: Role, restart: RestartPolicy) -> ContainerPlan {
+    ContainerPlan {
+        name: Arc::from(format!("c{index}")),
+        role,
+        restart,
+        extras: None,
+        refusal: None,
+    }
+}
+
 fn plan(init: usize, main: usize, restart: RestartPolicy) -> Arc<Plan> {
-    let name = |index: usize| Arc::from(format!("c{index}"));
-    let containers = (0..init + main)
-        .map(|index| ContainerPlan {
-            name: name(index),
-            init: index < init,
-            refusal: None,
-        })
+    let roles = (0..init + main).map(|index| if index < init { Role::Init } else { Role::Main });
+    plan_of(roles, restart)
+}
+
+fn plan_of(roles: impl IntoIterator<Item = Role>, restart: RestartPolicy) -> Arc<Plan> {
+    let containers = roles.into_iter().enumerate();
+    let containers = { containers }
+        .map(|(index, role)| container(index, role, restart))
         .collect();
     let label = "p_default(u)".to_owned();
     Arc::new(Plan {
         label,
         containers,
-        restart,
         grace: Duration::from_secs(30),
         refusal: None,
     })
@@ -51,6 +65,10 @@ struct World {
     /// Processes.
     running: BTreeMap<usize, u32>,
     attempts: BTreeMap<usize, u32>,
+    /// Hooks that were ordered and not answered.
+    hooks: BTreeMap<usize, (u32, Hook)>,
+    /// Containers whose preStop hook was run in the running attempt.
+    pre_stopped: Vec<usize>,
     preparing: bool,
     deleted: bool,
     terminal: Option<Terminal>,
@@ -65,6 +83,8 @@ impl World {
             starting: BTreeMap::new(),
             running: BTreeMap::new(),
             attempts: BTreeMap::new(),
+            hooks: BTreeMap::new(),
+            pre_stopped: Vec::new(),
             preparing: false,
             deleted: false,
             terminal: None,
@@ -101,11 +121,58 @@ impl World {
                     );
                     self.starting.insert(container, attempt);
                 }
-                Effect::Terminate { container } | Effect::Kill { container } => {
+                Effect::Terminate { container } => {
                     assert!(
                         self.running.contains_key(&container),
                         "signal without a process"
                     );
+                    self.check_turn(container);
+                }
+                Effect::Kill { container } => {
+                    assert!(
+                        self.running.contains_key(&container),
+                        "signal without a process"
+                    );
+                    self.check_turn(container);
+                }
+                Effect::RunHook {
+                    container,
+                    attempt,
+                    hook,
+                } => {
+                    assert_eq!(
+                        self.running.get(&container),
+                        Some(&attempt),
+                        "hook without a process"
+                    );
+                    assert!(
+                        self.hooks.insert(container, (attempt, hook)).is_none(),
+                        "two hooks at once"
+                    );
+                    if hook == Hook::PreStop {
+                        assert!(!self.pre_stopped.contains(&container), "preStop twice");
+                        self.pre_stopped.push(container);
+                    }
+                }
+                Effect::DropHook { container } => {
+                    assert!(
+                        self.hooks.remove(&container).is_some(),
+                        "no hook to be dropped"
+                    );
+                }
+                Effect::Probe {
+                    container,
+                    attempt,
+                    which,
+                } => {
+                    if which != Probing::Off {
+                        assert_eq!(
+                            self.running.get(&container),
+                            Some(&attempt),
+                            "probes without a process"
+                        );
+                        assert!(!self.state.containers()[container].hooking);
+                    }
                 }
                 Effect::DeleteObject => {
                     assert!(!self.deleted, "deleted twice");
@@ -131,7 +198,26 @@ impl World {
         }
         self.terminal = self.state.terminal();
         if let (Some(was), Some(is)) = (&before.ends, &self.state.ends) {
-            assert!(is.kill_at <= was.kill_at, "the end went further away");
+            assert!(is.until <= was.until, "the end went further away");
+        }
+        for (was, is) in before.containers().iter().zip(self.state.containers()) {
+            if let (Stopping::Terminated { kill_at: was }, Stopping::Terminated { kill_at: is }) =
+                (was.stopping, is.stopping)
+            {
+                assert!(is <= was, "SIGKILL went further away");
+            }
+            assert!(is.stopping == Stopping::No || matches!(is.slot, Slot::Running { .. }));
+            assert!(!is.ready || is.started, "ready before it started");
+            assert!(!is.started || is.running(), "started without running");
+        }
+        for (index, _) in self.state.containers().iter().enumerate() {
+            let pending = self.hooks.get(&index).is_some();
+            let it = &self.state.containers()[index];
+            let waits = it.hooking || matches!(it.stopping, Stopping::Hook { .. });
+            assert_eq!(
+                pending, waits,
+                "a hook that nobody waits for, or none that is"
+            );
         }
         if let Some(wake) = self.state.wake_at() {
             assert!(
@@ -141,6 +227,58 @@ impl World {
             );
         }
         effects
+    }
+
+    /// A sidecar ends after all that it serves, unless the grace is over.
+    fn check_turn(&self, container: usize) {
+        let Some(ends) = &self.state.ends else {
+            return;
+        };
+        if self.state.plan.containers[container].role != Role::Sidecar || ends.until <= self.now {
+            return;
+        }
+        for (index, plan) in self.state.plan.containers.iter().enumerate() {
+            let earlier =
+                plan.role == Role::Main || (plan.role == Role::Sidecar && index > container);
+            // One that failed its probes was on its way down before.
+            let alone = self.state.containers()[container].unwell;
+            assert!(
+                alone || !earlier || !self.state.containers()[index].active(),
+                "a sidecar ended before its turn"
+            );
+        }
+    }
+
+    fn hook_done(&mut self, container: usize, failed: bool) -> Vec<Effect> {
+        let Some((attempt, hook)) = self.hooks.remove(&container) else {
+            return Vec::new();
+        };
+        self.step(Event::HookDone {
+            container,
+            attempt,
+            hook,
+            failure: failed.then(|| "exit status 1".to_owned()),
+        })
+    }
+
+    fn probed(&mut self, container: usize, probe: Probe, healthy: bool) -> Vec<Effect> {
+        let Some(&attempt) = self.running.get(&container) else {
+            return Vec::new();
+        };
+        self.step(Event::Probed {
+            container,
+            attempt,
+            probe,
+            healthy,
+        })
+    }
+
+    fn running(&self) -> Vec<usize> {
+        self.running.keys().copied().collect()
+    }
+
+    fn ordered(&self) -> Vec<usize> {
+        self.starting.keys().copied().collect()
     }
 
     fn started(&mut self, container: usize) -> Vec<Effect> {
@@ -163,6 +301,7 @@ impl World {
         let Some(attempt) = self.running.remove(&container) else {
             return Vec::new();
         };
+        self.pre_stopped.retain(|it| *it != container);
         let end = end(attempt, code, at(self.now));
         self.step(Event::Ended { container, end })
     }
@@ -246,6 +385,35 @@ impl World {
                     grace: Duration::from_secs(grace),
                 });
             }
+            Action::HookDone(container, failed) => {
+                self.hook_done(container, failed);
+            }
+            Action::Probed(container, probe, healthy) => {
+                self.probed(container, probe, healthy);
+            }
+            Action::Fail(grace) => {
+                let failure = Failure {
+                    reason: "Evicted".into(),
+                    message: "x".into(),
+                    disruption: Some("TerminationByKubelet"),
+                    warning: true,
+                };
+                self.step(Event::Fail {
+                    failure: Box::new(failure),
+                    grace: grace.map(Duration::from_secs),
+                });
+            }
+            Action::Deadline(after) => {
+                let at = self.now + Duration::from_secs(after);
+                self.step(Event::Deadline { at: Some(at) });
+            }
+            Action::Ephemeral => {
+                let index = self.state.containers().len();
+                let restart = RestartPolicy::Never;
+                self.step(Event::Ephemeral {
+                    containers: vec![container(index, Role::Ephemeral, restart)],
+                });
+            }
             Action::Stored => {
                 self.stored |= self.state.terminal().is_some();
                 self.step(Event::StatusStored);
@@ -267,10 +435,14 @@ impl World {
             .map(|(index, container)| Recovered {
                 next_attempt: container.next_attempt,
                 restarts: container.restarts,
-                running: self
-                    .running
-                    .get(&index)
-                    .map(|attempt| (*attempt, Arc::from("vk-cmd://1"), at(self.now).wall)),
+                running: self.running.get(&index).map(|attempt| RecoveredRun {
+                    attempt: *attempt,
+                    id: Arc::from("vk-cmd://1"),
+                    started_at: at(self.now).wall,
+                    started: container.started,
+                    ready: container.ready,
+                    pre_stopped: container.pre_stopped,
+                }),
                 ended: container
                     .before
                     .iter()
@@ -284,18 +456,23 @@ impl World {
         let plan = self.state.plan.clone();
         self.state = State::recover(plan, recovered, terminal, at(self.now));
         self.starting.clear();
+        // Hooks end with the agent that runs them.
+        self.hooks.clear();
         self.preparing = false;
         self.terminal = self.state.terminal();
         // A new agent does not know what the old one asked the API for.
         self.deleted = false;
         self.step(Event::Tick);
         if let Some(ends) = ends {
-            let grace = ends.kill_at.saturating_sub(self.now);
-            self.step(match ends.why {
-                Ending::Deleted => Event::Delete { grace },
-                Ending::Removed => Event::Removed { grace },
-                Ending::NodeShutdown => Event::Shutdown { grace },
-            });
+            let grace = ends.until.saturating_sub(self.now);
+            match ends.why {
+                Ending::Deleted => drop(self.step(Event::Delete { grace })),
+                Ending::Removed => drop(self.step(Event::Removed { grace })),
+                Ending::NodeShutdown => drop(self.step(Event::Shutdown { grace })),
+                Ending::Failed => self.act(&Action::Fail(Some(grace.as_secs()))),
+                // Seen anew in what ended.
+                Ending::Completed => {}
+            }
         }
     }
 
@@ -308,9 +485,11 @@ impl World {
             for container in self.starting.keys().copied().collect::<Vec<_>>() {
                 self.started(container);
             }
-            self.now += Duration::from_secs(6);
-            let killed: Vec<_> = self.step(Event::Tick);
-            drop(killed);
+            // Past the grace, then past what a hook that hangs leaves.
+            for _ in 0..2 {
+                self.now += Duration::from_secs(6);
+                self.step(Event::Tick);
+            }
             for container in self.running.keys().copied().collect::<Vec<_>>() {
                 assert_eq!(
                     self.state.containers()[container].stopping,
@@ -320,7 +499,7 @@ impl World {
             }
             self.act(&Action::Stored);
         }
-        assert!(self.deleted || self.state.ending() == Some(&Ending::Removed));
+        assert!(self.deleted || self.state.ending() == Some(Ending::Removed));
         assert!(self.state.terminal().is_some());
         self.act(&Action::Removed(0));
         assert!(self.state.finished());
@@ -338,201 +517,11 @@ enum Action {
     Delete(u64),
     Removed(u64),
     Shutdown(u64),
+    HookDone(usize, bool),
+    Probed(usize, Probe, bool),
+    Fail(Option<u64>),
+    Deadline(u64),
+    Ephemeral,
     Stored,
     Later(u64),
-}
-
-fn action() -> impl Strategy<Value = Action> {
-    let container = 0..4usize;
-    prop_oneof![
-        3 => any::<bool>().prop_map(Action::Volumes),
-        8 => container.clone().prop_map(Action::Started),
-        1 => container.clone().prop_map(Action::StartFailed),
-        1 => container.clone().prop_map(Action::ConfigFailed),
-        6 => (container.clone(), prop_oneof![Just(0), Just(1), Just(137)])
-            .prop_map(|(container, code)| Action::Exited(container, code)),
-        1 => (container, 0..5u32).prop_map(|(container, attempt)| Action::Stale(container, attempt)),
-        1 => (0..40u64).prop_map(Action::Delete),
-        1 => (0..40u64).prop_map(Action::Removed),
-        1 => (0..40u64).prop_map(Action::Shutdown),
-        3 => Just(Action::Stored),
-        6 => (0..700u64).prop_map(Action::Later),
-    ]
-}
-
-fn policy() -> impl Strategy<Value = RestartPolicy> {
-    prop_oneof![
-        Just(RestartPolicy::Always),
-        Just(RestartPolicy::OnFailure),
-        Just(RestartPolicy::Never)
-    ]
-}
-
-proptest! {
-    #[test]
-    fn random_lives_keep_the_invariants(
-        init in 0..3usize,
-        main in 1..3usize,
-        policy in policy(),
-        actions in proptest::collection::vec(action(), 0..120),
-        restarts in proptest::collection::vec(0..120usize, 0..3),
-    ) {
-        let mut world = World::new(plan(init, main, policy));
-        for (index, action) in actions.iter().enumerate() {
-            if restarts.contains(&index) && world.starting.is_empty() {
-                world.restart_agent();
-            }
-            world.act(action);
-        }
-        world.delete_to_the_end();
-    }
-}
-
-#[test]
-fn runs_once_and_succeeds() {
-    let mut world = World::new(plan(0, 2, RestartPolicy::Never));
-    world.act(&Action::Volumes(true));
-    assert_eq!(
-        world.starting.keys().copied().collect::<Vec<_>>(),
-        [0],
-        "one start at a time"
-    );
-    world.started(0);
-    world.started(1);
-    world.exited(0, 0);
-    assert_eq!(world.state.terminal(), None);
-    world.exited(1, 0);
-    assert_eq!(world.state.terminal(), Some(Terminal::Succeeded));
-    assert_eq!(world.state.wake_at(), None);
-}
-
-#[test]
-fn one_failure_fails_the_pod() {
-    let mut world = World::new(plan(0, 2, RestartPolicy::Never));
-    world.act(&Action::Volumes(true));
-    world.started(0);
-    world.started(1);
-    world.exited(0, 3);
-    world.exited(1, 0);
-    assert_eq!(world.state.terminal(), Some(Terminal::Failed));
-}
-
-#[test]
-fn a_failure_is_restarted_and_a_success_is_not() {
-    let mut world = World::new(plan(0, 1, RestartPolicy::OnFailure));
-    world.act(&Action::Volumes(true));
-    world.started(0);
-    world.exited(0, 1);
-    assert_eq!(
-        world.starting.get(&0),
-        Some(&1),
-        "the first restart follows at once"
-    );
-    world.started(0);
-    assert_eq!(world.state.containers()[0].restarts, 1);
-    world.exited(0, 1);
-    assert!(world.starting.is_empty(), "the second one waits");
-    let until = world.state.wake_at().unwrap();
-    assert_eq!(until, world.now + Duration::from_secs(10));
-    world.act(&Action::Later(9));
-    assert!(world.starting.is_empty());
-    world.act(&Action::Later(1));
-    world.started(0);
-    world.exited(0, 0);
-    assert_eq!(world.state.terminal(), Some(Terminal::Succeeded));
-    assert_eq!(world.state.containers()[0].restarts, 2);
-}
-
-#[test]
-fn init_containers_run_one_after_another_and_only_once() {
-    let mut world = World::new(plan(2, 1, RestartPolicy::Always));
-    world.act(&Action::Volumes(true));
-    world.started(0);
-    assert!(world.starting.is_empty());
-    world.exited(0, 0);
-    world.started(1);
-    assert!(!world.state.initialized());
-    world.exited(1, 0);
-    assert!(world.state.initialized());
-    world.started(2);
-    world.exited(2, 0);
-    assert_eq!(world.starting.keys().copied().collect::<Vec<_>>(), [2]);
-}
-
-#[test]
-fn a_failed_init_container_fails_a_pod_that_never_restarts() {
-    let mut world = World::new(plan(1, 1, RestartPolicy::Never));
-    world.act(&Action::Volumes(true));
-    world.started(0);
-    world.exited(0, 1);
-    assert_eq!(world.state.terminal(), Some(Terminal::Failed));
-}
-
-#[test]
-fn a_refused_pod_says_so_once_and_can_be_deleted() {
-    let mut refused = Plan::clone(&plan(0, 1, RestartPolicy::Always));
-    let message = "spec.containers[0].livenessProbe is not supported".to_owned();
-    refused.refusal = Some(Refusal {
-        reason: "CreateContainerConfigError",
-        event: "Failed",
-        message,
-    });
-    let mut world = World::new(Arc::new(refused));
-    assert!(world.step(Event::Tick).is_empty());
-    assert!(!world.preparing && world.starting.is_empty());
-    world.act(&Action::Delete(30));
-    assert_eq!(world.state.terminal(), Some(Terminal::Failed));
-    world.act(&Action::Stored);
-    assert!(world.deleted);
-}
-
-#[test]
-fn a_later_delete_may_only_shorten_the_grace() {
-    let mut world = World::new(plan(0, 1, RestartPolicy::Always));
-    world.act(&Action::Volumes(true));
-    world.started(0);
-    let effects = world.step(Event::Delete {
-        grace: Duration::from_secs(30),
-    });
-    assert!(effects.contains(&Effect::Terminate { container: 0 }));
-    world.act(&Action::Delete(600));
-    world.act(&Action::Later(5));
-    let effects = world.step(Event::Delete {
-        grace: Duration::from_secs(1),
-    });
-    assert!(effects.is_empty());
-    world.now += Duration::from_secs(1);
-    assert!(
-        world
-            .step(Event::Tick)
-            .contains(&Effect::Kill { container: 0 })
-    );
-}
-
-#[test]
-fn volumes_are_tried_again_with_a_growing_pause() {
-    let mut world = World::new(plan(0, 1, RestartPolicy::Always));
-    let mut pauses = Vec::new();
-    for _ in 0..7 {
-        world.act(&Action::Volumes(false));
-        let wake = world.state.wake_at().unwrap();
-        pauses.push((wake - world.now).as_millis());
-        world.now = wake;
-        world.step(Event::Tick);
-        assert!(world.preparing);
-    }
-    assert_eq!(pauses, [500, 1000, 2000, 4000, 8000, 15000, 15000]);
-}
-
-#[test]
-fn a_node_that_goes_down_leaves_pods_that_never_ran() {
-    let mut world = World::new(plan(0, 1, RestartPolicy::Always));
-    world.act(&Action::Shutdown(10));
-    assert_eq!(world.state.terminal(), None);
-    let mut world = World::new(plan(0, 1, RestartPolicy::Always));
-    world.act(&Action::Volumes(true));
-    world.started(0);
-    world.act(&Action::Shutdown(10));
-    world.exited(0, 143);
-    assert_eq!(world.state.terminal(), Some(Terminal::Failed));
 }

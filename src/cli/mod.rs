@@ -2,11 +2,15 @@
 
 mod agent;
 mod client;
+mod site;
 mod up;
 
 pub use agent::AgentArgs;
 pub use client::{
     ApplyArgs, ClusterArgs, DeleteArgs, DescribeArgs, GetArgs, LogsArgs, OutputFormat, SelectArgs,
+};
+pub use site::{
+    SiteAction, SiteArgs, SiteInitArgs, SiteListArgs, SiteOutput, SiteShowArgs, SiteVerb,
 };
 pub use up::UpArgs;
 
@@ -33,6 +37,8 @@ pub enum Verb {
     Up(Box<UpArgs>),
     /// Run the node agent: join the cluster of a kubeconfig
     Agent(Box<AgentArgs>),
+    /// Site profiles, and what this machine can do
+    Site(SiteVerb),
     /// Create or change objects from files
     Apply(ApplyArgs),
     /// Print objects, as the server's own table or whole

@@ -8,6 +8,7 @@ pub mod get;
 pub mod logs;
 mod select;
 mod signals;
+pub mod site;
 pub mod up;
 mod workload;
 
@@ -23,6 +24,7 @@ pub async fn run(cli: Cli) -> Exit {
     let result: Result<Exit> = match cli.verb {
         Verb::Up(args) => up::run(*args).await,
         Verb::Agent(args) => agent::run(*args).await,
+        Verb::Site(verb) => site::run(verb).await,
         Verb::Apply(args) => apply::run(args).await,
         Verb::Get(args) => get::run(args).await,
         Verb::Describe(args) => describe::run(args).await,

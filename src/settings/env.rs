@@ -24,3 +24,7 @@ pub const VK_CMD_STATE_DIR: &str = "VK_CMD_STATE_DIR";
 pub const VK_CMD_ROOT: &str = "VK_CMD_ROOT";
 /// Which log lines to print.
 pub const VK_CMD_LOG: &str = "VK_CMD_LOG";
+/// The site profile.
+pub const VK_CMD_SITE: &str = "VK_CMD_SITE";
+/// A file with a site profile.
+pub const VK_CMD_SITE_FILE: &str = "VK_CMD_SITE_FILE";

@@ -4,6 +4,7 @@
 
 pub mod agent;
 pub mod env;
+pub mod site;
 
 use std::path::PathBuf;
 

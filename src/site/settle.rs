@@ -70,7 +70,14 @@ impl Site {
         let launch = match (profile.launch, seat) {
             (Launch::Direct, _) | (Launch::Auto, Seat::Host) => LaunchMode::Direct,
             (Launch::Hostpipe, _) => LaunchMode::Hostpipe,
-            (Launch::Auto, Seat::Inside(kind)) if daemon(kind) => LaunchMode::Hostpipe,
+            // A container that was made for the agent has a pipe; any other (a development machine that is a
+            // container itself) is as good as a host.
+            (Launch::Auto, Seat::Inside(kind))
+                if daemon(kind)
+                    && (here.hostpipe.is_some() || profile.agent == Placement::Image) =>
+            {
+                LaunchMode::Hostpipe
+            }
             (Launch::Auto, Seat::Inside(_)) => LaunchMode::Direct,
         };
         let hostpipe = match &profile.hostpipe {
@@ -104,8 +111,16 @@ fn engine(profile: &Profile, seat: Seat, launch: LaunchMode, here: &Surroundings
         let own = || kind.program().to_owned();
         profile.engine.program.clone().unwrap_or_else(own)
     };
+    let path = here.environment.get("PATH").map_or("", String::as_str);
+    let find = |kind: Kind| super::surroundings::find_program(&written(kind), path);
+    let here_too = match profile.engine.kind {
+        // Nested Shifter does not exist: it is set-uid, and its containers get no new privileges.
+        EngineChoice::Use(Kind::Shifter) => seat == Seat::Host,
+        EngineChoice::Use(kind) => find(kind).is_some(),
+        EngineChoice::Auto | EngineChoice::None => !here.engines.is_empty(),
+    };
     // In a container the engine is on the host, behind the pipe.
-    if launch == LaunchMode::Hostpipe || seat != Seat::Host {
+    if launch == LaunchMode::Hostpipe || (seat != Seat::Host && !here_too) {
         let piped = launch == LaunchMode::Hostpipe || here.hostpipe.is_some();
         let kind = match (profile.engine.kind, seat) {
             (EngineChoice::Use(kind), _) | (EngineChoice::Auto, Seat::Inside(kind)) => kind,
@@ -131,7 +146,6 @@ fn engine(profile: &Profile, seat: Seat, launch: LaunchMode, here: &Surroundings
              start it on the host (cp -r /vk-cmd .)"
         ));
     }
-    let path = here.environment.get("PATH").map_or("", String::as_str);
     let chosen = match profile.engine.kind {
         EngineChoice::None => return unreached(NONE.to_owned()),
         EngineChoice::Use(kind) => kind,
@@ -149,7 +163,7 @@ fn engine(profile: &Profile, seat: Seat, launch: LaunchMode, here: &Surroundings
             }
         }
     };
-    match super::surroundings::find_program(&written(chosen), path) {
+    match find(chosen) {
         Some(program) => EngineAccess::Reached {
             kind: chosen,
             program: program.to_string_lossy().into_owned(),

@@ -52,7 +52,7 @@ impl Surroundings {
                 .unwrap_or_default(),
             seat: seat(&environment, Path::exists),
             hostpipe: directory.map(|it| it.join(FIFO)).filter(|it| is_fifo(it)),
-            engines: installed(environment.get("PATH").map_or("", String::as_str)),
+            engines: installed(&environment),
             environment,
         }
     }
@@ -87,12 +87,26 @@ fn seat(environment: &BTreeMap<String, String>, exists: impl Fn(&Path) -> bool) 
     Seat::Host
 }
 
-/// The engines whose program is in `path`.
-pub fn installed(path: &str) -> BTreeMap<Kind, PathBuf> {
+/// The engines whose program is in `path`. Docker's program alone is no engine: its daemon has a socket.
+fn installed(environment: &BTreeMap<String, String>) -> BTreeMap<Kind, PathBuf> {
+    let path = environment.get("PATH").map_or("", String::as_str);
+    let usable = |kind: Kind| kind != Kind::Docker || docker_socket(environment).is_some();
     Kind::ALL
         .into_iter()
+        .filter(|kind| usable(*kind))
         .filter_map(|kind| find_program(kind.program(), path).map(|found| (kind, found)))
         .collect()
+}
+
+/// Where Docker's daemon is reached: `DOCKER_HOST`, else its own socket where this user may write to it.
+pub fn docker_socket(environment: &BTreeMap<String, String>) -> Option<String> {
+    const SOCKET: &str = "/var/run/docker.sock";
+    match environment.get("DOCKER_HOST").filter(|it| !it.is_empty()) {
+        Some(host) => Some(host.clone()),
+        None => nix::unistd::access(SOCKET, nix::unistd::AccessFlags::W_OK)
+            .ok()
+            .map(|()| format!("unix://{SOCKET}")),
+    }
 }
 
 /// Finds an executable in a `PATH`.

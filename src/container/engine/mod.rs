@@ -3,8 +3,15 @@
 //! | module | idea |
 //! |---|---|
 //! | here | which engines there are |
+//! | `request` | what is asked of an engine |
+//! | `argv` | the command lines that ask it, pure |
+
+mod argv;
+mod request;
 
 use std::fmt;
+
+pub use request::{Bind, Engine, Gpus, Image, Invocation, Request, Unsupported};
 
 use serde::{Deserialize, Serialize};
 

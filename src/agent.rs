@@ -34,6 +34,7 @@ use crate::{
         Clock, Context, Host, OpenError, Order, Place, Pods,
         admission::Identity,
         api::{ApiProblem, PodApi, Retry, get},
+        compat::Compat,
         env, manage,
     },
 };
@@ -66,6 +67,8 @@ pub struct AgentSettings {
     /// Names (or prefixes that end in `*`) which no pod gets from that environment,
     /// beside the built-in ones.
     pub environment_deny: Vec<String>,
+    /// Whose semantics pods get that do not choose.
+    pub compat: Compat,
     /// The kubelet API, started once the pods are known.
     pub service: Option<Service>,
     /// Told once the node is registered and Ready.
@@ -360,6 +363,7 @@ fn host(settings: &AgentSettings) -> Host {
             uid: nix::unistd::geteuid().as_raw(),
             gid: nix::unistd::getegid().as_raw(),
         },
+        compat: settings.compat,
     }
 }
 

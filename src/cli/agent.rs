@@ -2,9 +2,19 @@
 
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use crate::settings::env;
+
+/// Whose semantics pods get.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Semantics {
+    /// A kubelet's.
+    #[default]
+    Kubernetes,
+    /// Those that the documents of virtual-kubelet-cmd describe: run once, documented states
+    VirtualKubeletCmd,
+}
 
 /// Run the node agent: register a node with the cluster of a kubeconfig and run its pods.
 #[derive(Debug, Args)]
@@ -56,6 +66,14 @@ pub struct AgentArgs {
     /// The label jiriaf.site
     #[arg(long, value_name = "TEXT", env = env::JIRIAF_SITE)]
     pub site_label: Option<String>,
+    /// Whose semantics pods get that have no annotation vk-cmd/compat
+    #[arg(
+        long,
+        value_name = "SEMANTICS",
+        env = env::VK_CMD_COMPAT,
+        default_value = "kubernetes"
+    )]
+    pub compat: Semantics,
     /// End the pods when the agent ends, instead of leaving them to the next agent
     #[arg(long)]
     pub drain_on_exit: bool,

@@ -5,7 +5,7 @@ mod client;
 mod site;
 mod up;
 
-pub use agent::AgentArgs;
+pub use agent::{AgentArgs, Semantics};
 pub use client::{
     ApplyArgs, ClusterArgs, DeleteArgs, DescribeArgs, GetArgs, LogsArgs, OutputFormat, SelectArgs,
 };

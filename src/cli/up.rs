@@ -27,6 +27,14 @@ pub struct UpArgs {
     /// More labels of the node: key=value, separated by commas
     #[arg(long, value_name = "LABELS", value_delimiter = ',')]
     pub node_labels: Vec<String>,
+    /// Whose semantics pods get that have no annotation vk-cmd/compat
+    #[arg(
+        long,
+        value_name = "SEMANTICS",
+        env = env::VK_CMD_COMPAT,
+        default_value = "kubernetes"
+    )]
+    pub compat: super::Semantics,
     /// Run no scheduler (another one is to do it)
     #[arg(long)]
     pub no_scheduler: bool,

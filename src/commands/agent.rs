@@ -15,9 +15,10 @@ use rustls::pki_types::pem::PemObject;
 use tokio::sync::oneshot;
 
 use crate::agent::{self, AgentSettings, Outcome, Service, Shutdown};
-use crate::cli::AgentArgs;
+use crate::cli::{AgentArgs, Semantics};
 use crate::exit::{Exit, UsageError};
 use crate::kubelet_api::{self, Listener, ServingCertificate};
+use crate::pod::compat::Compat;
 use crate::settings::agent::{AgentConfig, hostname};
 
 /// The key of the documented taint; its value is the provider's name.
@@ -54,6 +55,7 @@ pub async fn run(args: AgentArgs) -> Result<Exit> {
         address: config.address,
         labels: config.labels,
         provider: config.provider,
+        compat: config.compat,
         listen: SocketAddr::new(config.kubelet_address, config.kubelet_port),
         serving,
         client_ca,
@@ -79,6 +81,7 @@ pub(super) struct Node {
     pub(super) address: IpAddr,
     pub(super) labels: BTreeMap<String, String>,
     pub(super) provider: Option<String>,
+    pub(super) compat: Semantics,
     pub(super) listen: SocketAddr,
     pub(super) serving: ServingCertificate,
     pub(super) client_ca: Vec<CertificateDer<'static>>,
@@ -124,6 +127,10 @@ pub(super) async fn settle(
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
             .collect(),
         environment_deny: Vec::new(),
+        compat: match node.compat {
+            Semantics::Kubernetes => Compat::Kubernetes,
+            Semantics::VirtualKubeletCmd => Compat::VirtualKubeletCmd,
+        },
         service: Some(service),
         on_ready,
     })

@@ -190,6 +190,7 @@ async fn node_settings(
         address: LOOPBACK,
         labels: node_labels(&args.node_labels)?,
         provider: args.taint.then(|| "mock".to_owned()),
+        compat: args.compat,
         listen: SocketAddr::new(LOOPBACK, 0),
         serving: ServingCertificate::Pem {
             certificate: serving.cert_pem,

@@ -240,6 +240,36 @@ impl ContainerDir {
         }
     }
 
+    /// Makes `path`, relative to the working directory, a link to a file among the records of an attempt. A link that
+    /// leads to another attempt's is replaced; anything else that stands there stays, and is an error.
+    pub fn link_record(&self, path: &Path, attempt: u32, name: &str) -> Result<(), DirError> {
+        let names: Vec<&str> = path.iter().filter_map(|it| it.to_str()).collect();
+        let Some((link, parents)) = names.split_last() else {
+            return Ok(());
+        };
+        let mut dir = self.open_or_create()?;
+        for parent in parents {
+            dir = dir.open_or_create(parent)?;
+        }
+        // Out of the parents, of the working directory, of `containers`.
+        let mut records = PathBuf::new();
+        for _ in 0..parents.len() + 2 {
+            records.push("..");
+        }
+        records.push(RECORDS);
+        records.push(&self.name);
+        let target = records.join(attempt.to_string()).join(name);
+        let found = match dir.read_link(link)? {
+            Some(found) if found == target => return Ok(()),
+            Some(found) => Some(found),
+            None => None,
+        };
+        if found.is_some_and(|found| found.starts_with(&records)) {
+            dir.remove_file(link)?;
+        }
+        dir.symlink(&target, link)
+    }
+
     /// Removes the records of one attempt. Missing is fine.
     pub fn remove_attempt(&self, attempt: u32) -> Result<(), DirError> {
         match self.open_records()? {
@@ -278,6 +308,19 @@ impl AttemptDir {
             .join(RECORDS)
             .join(&container.name)
             .join(self.attempt.to_string())
+    }
+
+    /// Creates an empty file among the records, unless it is there.
+    pub fn create_file(&self, name: &str) -> Result<(), DirError> {
+        self.open_or_create()?.create_new(name).map(drop)
+    }
+
+    /// Opens a file among the records to read; `None` where there is none.
+    pub fn open_file(&self, name: &str) -> Result<Option<std::fs::File>, DirError> {
+        match self.open()? {
+            Some(records) => records.open_file(name),
+            None => Ok(None),
+        }
     }
 
     /// Opens the directory; `None` where there are no records.

@@ -235,6 +235,23 @@ impl Dir {
         }
     }
 
+    /// Makes a symlink where nothing stands.
+    pub fn symlink(&self, target: &Path, name: &str) -> Result<(), DirError> {
+        check_name(name)?;
+        nix::unistd::symlinkat(target, &self.fd, name)
+            .map_err(|errno| DirError::io("link", &self.path.join(name), errno))
+    }
+
+    /// Where a symlink leads; `None` where none of that name is.
+    pub fn read_link(&self, name: &str) -> Result<Option<PathBuf>, DirError> {
+        check_name(name)?;
+        match nix::fcntl::readlinkat(&self.fd, name) {
+            Ok(target) => Ok(Some(target.into())),
+            Err(Errno::ENOENT | Errno::EINVAL) => Ok(None),
+            Err(errno) => Err(DirError::io("read link", &self.path.join(name), errno)),
+        }
+    }
+
     /// Renames within the directory.
     pub fn rename(&self, from: &str, to: &str) -> Result<(), DirError> {
         check_name(from)?;

@@ -9,11 +9,17 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use k8s_openapi::api::core::v1::{
-    Container, EnvVar, Pod, PodSecurityContext, PodSpec, SecurityContext, Volume, VolumeMount,
+    Container, EnvVar, Pod, PodSecurityContext, PodSpec, Probe, SecurityContext, Volume,
+    VolumeMount,
 };
 
-use super::machine::{ContainerPlan, Plan, Refusal, RestartPolicy, Role};
-use super::mounts;
+use super::{
+    Host,
+    compat::{self, Compat},
+    containers,
+    machine::{ContainerPlan, Extras, Plan, Refusal, RestartPolicy, RestartRule, Role},
+    mounts,
+};
 
 /// The pod's plan, and what it has to be warned about.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,33 +40,17 @@ pub struct Identity {
 }
 
 /// Looks at every field of the pod.
-pub fn admit(pod: &Pod, identity: Identity) -> Admitted {
+pub fn admit(pod: &Pod, host: &Host) -> Admitted {
     let empty = PodSpec::default();
     let spec = pod.spec.as_ref().unwrap_or(&empty);
-    let mut check = Check {
-        identity,
-        refused: Vec::new(),
-        warnings: Vec::new(),
-    };
+    let mut check = Check::new(host);
     check.spec(spec);
-    let policy = restart_policy(spec.restart_policy.as_deref()).unwrap_or_default();
-    let init = spec
-        .init_containers
-        .iter()
-        .flatten()
-        .map(|container| (container, Role::Init));
-    let main = spec
-        .containers
-        .iter()
-        .map(|container| (container, Role::Main));
-    let containers = init
-        .chain(main)
-        .map(|(container, role)| ContainerPlan {
-            name: Arc::from(container.name.as_str()),
-            role,
-            restart: policy,
-            extras: None,
-            refusal: image_refusal(container),
+    check.warnings.extend(compat::unknown_annotation(pod));
+    let policy = pod_policy(pod, host);
+    let containers = containers::all(pod)
+        .map(|(role, container)| match role {
+            Role::Ephemeral => added_one(&container, host),
+            _ => planned(role, &container, policy),
         })
         .collect();
     let refusal = (!check.refused.is_empty()).then(|| config_error(check.refused.join("; ")));
@@ -82,6 +72,75 @@ pub fn admit(pod: &Pod, identity: Identity) -> Admitted {
         plan: Arc::new(plan),
         warnings: check.warnings,
     }
+}
+
+/// The ephemeral containers that were added after the first so many. One that asks for
+/// what is not built is refused alone.
+pub fn added(pod: &Pod, host: &Host, known: usize) -> Vec<ContainerPlan> {
+    let all = containers::all(pod).filter(|(role, _)| *role == Role::Ephemeral);
+    all.skip(known)
+        .map(|(_, container)| added_one(&container, host))
+        .collect()
+}
+
+fn added_one(container: &Container, host: &Host) -> ContainerPlan {
+    let mut check = Check::new(host);
+    check.container(
+        container,
+        &format!("ephemeral container {}", container.name),
+    );
+    let mut plan = planned(Role::Ephemeral, container, RestartPolicy::Never);
+    if !check.refused.is_empty() {
+        plan.refusal = Some(config_error(check.refused.join("; ")));
+    }
+    plan
+}
+
+fn planned(role: Role, container: &Container, policy: RestartPolicy) -> ContainerPlan {
+    let own = restart_policy(container.restart_policy.as_deref());
+    ContainerPlan {
+        name: Arc::from(container.name.as_str()),
+        role,
+        restart: own.unwrap_or(policy),
+        extras: extras(container),
+        refusal: image_refusal(container),
+    }
+}
+
+/// The pod's own policy; the documents' semantics run everything once.
+fn pod_policy(pod: &Pod, host: &Host) -> RestartPolicy {
+    if Compat::of(pod, host.compat).documented() {
+        return RestartPolicy::Never;
+    }
+    let spec = pod.spec.as_ref();
+    let word = spec.and_then(|it| it.restart_policy.as_deref());
+    restart_policy(word).unwrap_or_default()
+}
+
+fn extras(container: &Container) -> Option<Box<Extras>> {
+    let grace = |probe: &Option<Probe>| {
+        let seconds = probe.as_ref()?.termination_grace_period_seconds?;
+        Some(Duration::from_secs(seconds.max(0).unsigned_abs()))
+    };
+    let rules = container.restart_policy_rules.iter().flatten();
+    let rules = rules.filter_map(|rule| rule.exit_codes.as_ref());
+    let lifecycle = container.lifecycle.as_ref();
+    let extras = Extras {
+        rules: rules
+            .map(|codes| RestartRule {
+                among: codes.operator == "In",
+                codes: codes.values.clone().unwrap_or_default(),
+            })
+            .collect(),
+        post_start: lifecycle.is_some_and(|it| it.post_start.is_some()),
+        pre_stop: lifecycle.is_some_and(|it| it.pre_stop.is_some()),
+        startup: container.startup_probe.is_some(),
+        readiness: container.readiness_probe.is_some(),
+        liveness: container.liveness_probe.is_some(),
+        startup_grace: grace(&container.startup_probe),
+        liveness_grace: grace(&container.liveness_probe),
+    };
+    (extras != Extras::default()).then(|| Box::new(extras))
 }
 
 fn restart_policy(word: Option<&str>) -> Option<RestartPolicy> {
@@ -204,6 +263,14 @@ fn given<T>(list: &Option<Vec<T>>) -> bool {
 }
 
 impl Check {
+    fn new(host: &Host) -> Self {
+        Self {
+            identity: host.identity,
+            refused: Vec::new(),
+            warnings: Vec::new(),
+        }
+    }
+
     fn refuse(&mut self, asked: bool, field: impl AsRef<str>) {
         if asked {
             self.refused
@@ -219,7 +286,6 @@ impl Check {
 
     fn spec(&mut self, spec: &PodSpec) {
         let PodSpec {
-            active_deadline_seconds,
             // For the scheduler and admission.
             affinity: _,
             automount_service_account_token: _,
@@ -242,6 +308,7 @@ impl Check {
             host_pid: _,
             enable_service_links: _,
             // Handled elsewhere.
+            active_deadline_seconds: _,
             readiness_gates: _,
             restart_policy: _,
             termination_grace_period_seconds: _,
@@ -250,7 +317,8 @@ impl Check {
             volumes,
             dns_config,
             dns_policy,
-            ephemeral_containers,
+            // Each of them is looked at alone.
+            ephemeral_containers: _,
             host_aliases,
             host_users,
             hostname,
@@ -264,11 +332,6 @@ impl Check {
             share_process_namespace,
             subdomain,
         } = spec;
-        self.refuse(
-            active_deadline_seconds.is_some(),
-            "spec.activeDeadlineSeconds",
-        );
-        self.refuse(given(ephemeral_containers), "spec.ephemeralContainers");
         self.refuse(*host_users == Some(false), "spec.hostUsers=false");
         self.refuse(given(resource_claims), "spec.resourceClaims");
         let limits = resources.as_ref().and_then(|it| it.limits.as_ref());
@@ -301,18 +364,10 @@ impl Check {
             self.volume(volume, &format!("spec.volumes[{index}]"));
         }
         for (index, container) in init_containers.iter().flatten().enumerate() {
-            let at = format!("spec.initContainers[{index}]");
-            let sidecar = container.restart_policy.is_some();
-            self.refuse(sidecar, format!("{at}.restartPolicy"));
-            self.container(container, &at);
+            self.container(container, &format!("spec.initContainers[{index}]"));
         }
         for (index, container) in containers.iter().enumerate() {
-            let at = format!("spec.containers[{index}]");
-            self.refuse(
-                container.restart_policy.is_some(),
-                format!("{at}.restartPolicy"),
-            );
-            self.container(container, &at);
+            self.container(container, &format!("spec.containers[{index}]"));
         }
     }
 
@@ -395,7 +450,7 @@ impl Check {
             stdin,
             stdin_once: _,
             termination_message_path,
-            termination_message_policy,
+            termination_message_policy: _,
             tty,
             volume_devices,
             volume_mounts,
@@ -405,26 +460,19 @@ impl Check {
         self.refuse(liveness_probe.is_some(), format!("{at}.livenessProbe"));
         self.refuse(readiness_probe.is_some(), format!("{at}.readinessProbe"));
         self.refuse(startup_probe.is_some(), format!("{at}.startupProbe"));
-        self.refuse(
-            given(restart_policy_rules),
-            format!("{at}.restartPolicyRules"),
-        );
+        for rule in restart_policy_rules.iter().flatten() {
+            let other = rule.action != "Restart" || rule.exit_codes.is_none();
+            self.refuse(other, format!("{at}.restartPolicyRules: {}", rule.action));
+        }
         self.refuse(*stdin == Some(true), format!("{at}.stdin"));
         self.refuse(*tty == Some(true), format!("{at}.tty"));
         self.refuse(given(volume_devices), format!("{at}.volumeDevices"));
         self.refuse(working_dir.is_some(), format!("{at}.workingDir"));
-        let path = termination_message_path
-            .as_deref()
-            .unwrap_or("/dev/termination-log");
-        self.refuse(
-            path != "/dev/termination-log",
-            format!("{at}.terminationMessagePath"),
-        );
-        let policy = termination_message_policy.as_deref().unwrap_or("File");
-        self.refuse(
-            policy != "File",
-            format!("{at}.terminationMessagePolicy={policy}"),
-        );
+        if let Some(path) = termination_message_path
+            && let Err(problem) = mounts::relative(path)
+        {
+            self.refuse(true, format!("{at}.terminationMessagePath: {problem}:"));
+        }
         for name in resources
             .iter()
             .flat_map(|it| it.limits.iter().flatten())

@@ -88,6 +88,17 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
 
 type Lookup = Shared<BoxFuture<'static, Result<Option<Data>, ApiProblem>>>;
 
+/// A `resourceVersion`: of two of one object the greater one is the newer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Version(u64);
+
+impl Version {
+    /// None where the server's versions are no numbers.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        text.parse().ok().map(Self)
+    }
+}
+
 /// A client with bounds.
 pub(crate) struct PodApi {
     client: Client,
@@ -189,18 +200,27 @@ impl PodApi {
         Ok(answer.status)
     }
 
-    /// Writes a pod's status.
+    /// Writes a pod's status; tells the version that the object has since.
     pub(crate) async fn patch_status(
         &self,
         namespace: &str,
         name: &str,
         patch: &Value,
-    ) -> Result<(), ApiProblem> {
+    ) -> Result<Option<Version>, ApiProblem> {
+        #[derive(Deserialize)]
+        struct Answer {
+            #[serde(default)]
+            metadata: Metadata,
+        }
+        #[derive(Default, Deserialize)]
+        struct Metadata {
+            #[serde(default, rename = "resourceVersion")]
+            version: String,
+        }
         let uri = format!("/api/v1/namespaces/{namespace}/pods/{name}/status?fieldManager=vk-cmd");
         let kind = "application/strategic-merge-patch+json";
-        self.write::<IgnoredAny>(Method::PATCH, &uri, kind, patch)
-            .await
-            .map(drop)
+        let answer: Answer = self.write(Method::PATCH, &uri, kind, patch).await?;
+        Ok(Version::parse(&answer.metadata.version))
     }
 
     /// Deletes a pod for good, if it is still the one we mean.

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::admission::Identity;
+use super::{admission::Identity, compat::Compat};
 
 /// Facts of the node that end up in environments and statuses; fixed for a run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,6 +17,8 @@ pub struct Host {
     pub environment: Vec<(String, String)>,
     /// Who processes run as.
     pub identity: Identity,
+    /// Whose semantics pods get that do not choose.
+    pub compat: Compat,
 }
 
 impl Host {
@@ -56,6 +58,7 @@ impl Host {
                 uid: 1000,
                 gid: 100,
             },
+            compat: Compat::default(),
         }
     }
 }

@@ -28,7 +28,7 @@ use tokio::{
 
 use super::{
     api::chain,
-    orphan, status,
+    containers, orphan, status,
     worker::{Context, Desired, Shutdown, Snapshot, Worker},
 };
 use crate::container::ContainerDir;
@@ -231,8 +231,9 @@ impl Manager {
         if let Some((uid, entry)) = self.entries.get_key_value(uid) {
             let uid = uid.clone();
             let pod = trim(pod);
+            let shown = entry.snapshot.borrow().status.clone();
             entry.desired.send_if_modified(|desired| {
-                let matters = matters(&desired.pod, &pod);
+                let matters = matters(&desired.pod, &pod, &shown);
                 desired.pod = Arc::new(pod);
                 matters
             });
@@ -343,21 +344,16 @@ impl Manager {
             attempts,
         } = entry.snapshot.borrow().clone();
         let uid = pod.metadata.uid.as_deref()?;
-        let spec = pod.spec.iter();
-        let specs = spec.flat_map(|spec| {
-            spec.init_containers
-                .iter()
-                .flatten()
-                .chain(&spec.containers)
-        });
         let statuses = || {
             let lists = status
                 .init_container_statuses
                 .iter()
-                .chain(&status.container_statuses);
+                .chain(&status.container_statuses)
+                .chain(&status.ephemeral_container_statuses);
             lists.flatten()
         };
-        let containers = specs.enumerate().filter_map(|(index, container)| {
+        let specs = containers::all(&pod).enumerate();
+        let containers = specs.filter_map(|(index, (_, container))| {
             let state = statuses().find(|it| it.name == container.name);
             let state = state.and_then(|it| it.state.as_ref());
             let (current, previous) = attempts.get(index).copied().unwrap_or_default();
@@ -390,18 +386,23 @@ fn trim(mut pod: Pod) -> Pod {
     if let Some(status) = &mut pod.status {
         status.container_statuses = None;
         status.init_container_statuses = None;
+        status.ephemeral_container_statuses = None;
     }
     pod
 }
 
 /// Whether a worker has to look at the new object; our own status writes come back, too.
-fn matters(old: &Pod, new: &Pod) -> bool {
+/// `shown` is the status that the worker wants to be there.
+fn matters(old: &Pod, new: &Pod, shown: &PodStatus) -> bool {
     let of = |pod: &Pod| {
         let metadata = &pod.metadata;
         (
             metadata.deletion_timestamp.clone(),
             metadata.deletion_grace_period_seconds,
             metadata.generation,
+            // Counted by a newer generation only where the server does so.
+            containers::ephemeral_count(pod),
+            pod.spec.as_ref().and_then(|it| it.active_deadline_seconds),
         )
     };
     let conditions = |pod: &Pod| -> Vec<(String, String)> {
@@ -417,4 +418,33 @@ fn matters(old: &Pod, new: &Pod) -> bool {
         || old.metadata.labels != new.metadata.labels
         || old.metadata.annotations != new.metadata.annotations
         || conditions(old) != conditions(new)
+        || (new.status.as_ref()).is_some_and(|status| !status::same_conditions(shown, status))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn pod(conditions: Value) -> Pod {
+        let pod = json!({"metadata": {"name": "p"}, "status": {"conditions": conditions}});
+        serde_json::from_value(pod).unwrap()
+    }
+
+    #[test]
+    fn our_own_words_wake_nobody_and_anothers_do() {
+        let ready = |status| json!([{"type": "Ready", "status": status}]);
+        let shown = pod(ready("True")).status.unwrap();
+        let matters = |old: Value, new: Value| matters(&pod(old), &pod(new), &shown);
+        assert!(!matters(ready("False"), ready("True")));
+        assert!(
+            matters(ready("True"), ready("False")),
+            "the node controller's"
+        );
+        assert!(matters(ready("True"), json!([])));
+        let gate = |status| json!([{"type": "Ready", "status": "True"}, {"type": "example.com/g", "status": status}]);
+        assert!(matters(gate("False"), gate("True")));
+        assert!(!matters(gate("True"), gate("True")));
+    }
 }

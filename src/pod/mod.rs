@@ -14,6 +14,8 @@
 pub mod admission;
 pub mod api;
 pub mod command;
+pub mod compat;
+pub mod containers;
 pub mod env;
 pub mod fields;
 mod host;

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use super::env;
-use crate::cli::AgentArgs;
+use crate::cli::{AgentArgs, Semantics};
 use crate::exit::UsageError;
 
 /// All that `vk-cmd agent` was told, checked.
@@ -31,6 +31,8 @@ pub struct AgentConfig {
     pub serving: Option<(PathBuf, PathBuf)>,
     /// The CA of client certificates.
     pub client_ca: Option<PathBuf>,
+    /// Whose semantics pods get that do not choose.
+    pub compat: Semantics,
     /// Whether pods end with the agent.
     pub drain_on_exit: bool,
 }
@@ -93,6 +95,7 @@ impl AgentConfig {
             base,
             serving,
             client_ca: args.client_ca_file,
+            compat: args.compat,
             drain_on_exit: args.drain_on_exit,
         })
     }

@@ -22,6 +22,8 @@ pub const JIRIAF_SITE: &str = "JIRIAF_SITE";
 pub const VK_CMD_STATE_DIR: &str = "VK_CMD_STATE_DIR";
 /// Where `vk-cmd agent` keeps pod data.
 pub const VK_CMD_ROOT: &str = "VK_CMD_ROOT";
+/// Whose semantics pods get: `kubernetes` or `virtual-kubelet-cmd`.
+pub const VK_CMD_COMPAT: &str = "VK_CMD_COMPAT";
 /// Which log lines to print.
 pub const VK_CMD_LOG: &str = "VK_CMD_LOG";
 /// The site profile.

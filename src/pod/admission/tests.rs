@@ -7,13 +7,7 @@ fn admit_spec(spec: Value) -> Admitted {
         "metadata": {"name": "p", "namespace": "ns", "uid": "u"},
         "spec": spec,
     });
-    admit(
-        &serde_json::from_value(pod).unwrap(),
-        Identity {
-            uid: 1000,
-            gid: 100,
-        },
-    )
+    admit(&serde_json::from_value(pod).unwrap(), &Host::for_tests())
 }
 
 fn container(more: Value) -> Value {
@@ -109,11 +103,6 @@ fn what_is_not_built_is_named() {
     }
     for (key, value, field) in [
         (
-            "activeDeadlineSeconds",
-            json!(3),
-            "spec.activeDeadlineSeconds",
-        ),
-        (
             "volumes",
             json!([{"name": "v", "hostPath": {"path": "/"}}]),
             "spec.volumes[0].hostPath",
@@ -123,11 +112,6 @@ fn what_is_not_built_is_named() {
             json!([{"name": "v", "emptyDir": {"medium": "Memory"}}]),
             "spec.volumes[0].emptyDir.medium",
         ),
-        (
-            "initContainers",
-            json!([{"name": "s", "restartPolicy": "Always"}]),
-            "spec.initContainers[0].restartPolicy",
-        ),
         ("runtimeClassName", json!("x"), "spec.runtimeClassName"),
     ] {
         let mut spec = container(json!({}));
@@ -135,6 +119,69 @@ fn what_is_not_built_is_named() {
         let message = refusal(spec);
         assert!(message.contains(field), "{field}: {message}");
     }
+}
+
+#[test]
+fn roles_and_policies() {
+    let mut spec = container(json!({
+        "restartPolicy": "Never",
+        "restartPolicyRules": [{"action": "Restart",
+                                "exitCodes": {"operator": "In", "values": [42]}}],
+        "terminationMessagePath": "/tmp/last-words",
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+    }));
+    let image = json!("host");
+    spec["initContainers"] = json!([
+        {"name": "i", "image": image},
+        {"name": "s", "image": image, "restartPolicy": "Always"},
+    ]);
+    spec["ephemeralContainers"] = json!([
+        {"name": "e", "image": image},
+        {"name": "f", "image": image, "tty": true},
+    ]);
+    spec["activeDeadlineSeconds"] = json!(60);
+    spec["restartPolicy"] = json!("OnFailure");
+    let plan = admit_spec(spec).plan;
+    assert_eq!(plan.refusal, None);
+    let found: Vec<_> = { plan.containers.iter() }
+        .map(|it| (&*it.name, it.role, it.restart))
+        .collect();
+    use RestartPolicy::{Always, Never, OnFailure};
+    let wanted = [
+        ("i", Role::Init, OnFailure),
+        ("s", Role::Sidecar, Always),
+        ("c", Role::Main, Never),
+        ("e", Role::Ephemeral, Never),
+        ("f", Role::Ephemeral, Never),
+    ];
+    assert_eq!(found, wanted);
+    let rules = &plan.containers[2].extras.as_ref().unwrap().rules;
+    assert!(rules[0].means(42) && !rules[0].means(1));
+    assert_eq!(plan.containers[3].refusal, None);
+    let refused = plan.containers[4].refusal.as_ref().unwrap();
+    assert!(refused.message.contains("ephemeral container f.tty"));
+}
+
+#[test]
+fn the_documents_semantics_run_everything_once() {
+    let mut pod: Pod = serde_json::from_value(json!({
+        "metadata": {"name": "p", "annotations": {"vk-cmd/compat": "virtual-kubelet-cmd"}},
+        "spec": container(json!({})),
+    }))
+    .unwrap();
+    let host = Host::for_tests();
+    let policy = |pod: &Pod, host: &Host| admit(pod, host).plan.containers[0].restart;
+    assert_eq!(policy(&pod, &host), RestartPolicy::Never);
+    pod.metadata.annotations = None;
+    assert_eq!(policy(&pod, &host), RestartPolicy::Always);
+    let documented = Host {
+        compat: Compat::VirtualKubeletCmd,
+        ..host
+    };
+    assert_eq!(policy(&pod, &documented), RestartPolicy::Never);
+    let word = [("vk-cmd/compat".to_owned(), "both".to_owned())];
+    pod.metadata.annotations = Some(word.into());
+    assert!(admit(&pod, &documented).warnings[0].contains("vk-cmd/compat=\"both\""));
 }
 
 #[test]

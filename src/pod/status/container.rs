@@ -15,14 +15,14 @@ use crate::pod::machine::{Container, ContainerPlan, Ended, Role, Slot, State};
 /// Image by container name.
 pub(super) fn images(pod: &Pod) -> BTreeMap<&str, &str> {
     let spec = pod.spec.iter();
-    spec.flat_map(|spec| {
-        spec.init_containers
-            .iter()
-            .flatten()
-            .chain(&spec.containers)
-    })
-    .map(|it| (it.name.as_str(), it.image.as_deref().unwrap_or_default()))
-    .collect()
+    let all = spec.flat_map(|spec| {
+        let init = spec.init_containers.iter().flatten();
+        let added = spec.ephemeral_containers.iter().flatten();
+        let fixed = init.chain(&spec.containers).map(|it| (&it.name, &it.image));
+        fixed.chain(added.map(|it| (&it.name, &it.image)))
+    });
+    all.map(|(name, image)| (name.as_str(), image.as_deref().unwrap_or_default()))
+        .collect()
 }
 
 pub(super) fn status(

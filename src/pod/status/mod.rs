@@ -121,6 +121,16 @@ pub fn derive(
     }
 }
 
+/// Whether those of the conditions that are ours say the same in both.
+pub fn same_conditions(ours: &PodStatus, theirs: &PodStatus) -> bool {
+    let mut conditions = ours.conditions.iter().flatten();
+    conditions.all(|it| {
+        let mut theirs = theirs.conditions.iter().flatten();
+        let found = theirs.find(|other| other.type_ == it.type_);
+        found.is_some_and(|other| other.status == it.status)
+    })
+}
+
 /// The terminal phase a status tells of, if it does.
 pub fn terminal(status: &PodStatus) -> Option<Terminal> {
     match status.phase.as_deref() {

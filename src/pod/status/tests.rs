@@ -28,7 +28,7 @@ impl Case {
         }))
         .unwrap();
         let host = Host::for_tests();
-        let state = State::new(admit(&pod, host.identity).plan);
+        let state = State::new(admit(&pod, &host).plan);
         let status = pod.status.clone().unwrap();
         let mut case = Self {
             pod,

@@ -14,6 +14,7 @@
 //! containers do not: they belong to their shims.
 
 mod effects;
+mod ending;
 mod recover;
 mod start;
 mod write;
@@ -31,9 +32,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Host,
-    admission::admit,
-    api::{PodApi, Retry},
-    machine::{Container, ContainerPlan, Effect, Ended, Event, Now, Slot, State, Stopping},
+    admission::{added, admit},
+    api::{PodApi, Retry, Version},
+    containers,
+    machine::{Container, ContainerPlan, Effect, Ended, Event, Now, Role, Slot, State, Stopping},
     record::{HomeLink, Record},
     status,
 };
@@ -161,7 +163,7 @@ pub(super) enum Done {
     },
     Written {
         status: Arc<PodStatus>,
-        outcome: write::Outcome,
+        outcome: write::Written,
     },
     Deleted(write::Outcome),
     Nothing,
@@ -184,6 +186,8 @@ pub(super) struct Worker {
     derived: Arc<PodStatus>,
     /// What it holds, as far as we know.
     written: Option<Arc<PodStatus>>,
+    /// The version that our last write made.
+    written_as: Option<Version>,
     writing: bool,
     write_retry: Retry,
     write_after: Option<Instant>,
@@ -196,6 +200,8 @@ pub(super) struct Worker {
     no_starts: CancellationToken,
     warnings: Vec<String>,
     told: BTreeSet<String>,
+    /// `activeDeadlineSeconds` as last seen.
+    deadline: Option<Duration>,
 }
 
 impl Worker {
@@ -208,14 +214,15 @@ impl Worker {
     ) -> Self {
         let pod = desired.borrow().pod.clone();
         let uid = pod.metadata.uid.clone().unwrap_or_default();
-        let admitted = admit(&pod, context.host.identity);
+        let admitted = admit(&pod, &context.host);
         let earlier = pod.status.clone().unwrap_or_default();
         let now = context.clock.now();
         let mut handles = vec![None; admitted.plan.containers.len()];
         let terminal = status::terminal(&earlier);
         let state = if known_on_disk || recover::ran_before(&earlier) || terminal.is_some() {
             let recovered =
-                recover::containers(&context, &uid, &admitted.plan, &earlier, &mut handles).await;
+                recover::containers(&context, &pod, &uid, &admitted.plan, &earlier, &mut handles)
+                    .await;
             State::recover(admitted.plan, recovered, terminal, now)
         } else {
             State::new(admitted.plan)
@@ -232,6 +239,7 @@ impl Worker {
             show,
             derived: Arc::new(earlier),
             written,
+            written_as: None,
             writing: false,
             write_retry: Retry::default(),
             write_after: None,
@@ -243,6 +251,7 @@ impl Worker {
             no_starts: CancellationToken::new(),
             warnings: admitted.warnings,
             told: BTreeSet::new(),
+            deadline: None,
         }
     }
 
@@ -251,6 +260,7 @@ impl Worker {
         self.follow_adopted();
         self.warn();
         self.step(Event::Tick);
+        self.amend();
         self.desired.mark_changed();
         while !self.finished() {
             let wake = self.wake_at();
@@ -340,6 +350,8 @@ impl Worker {
     fn want(&mut self) {
         let desired = self.desired.borrow_and_update().clone();
         self.pod = desired.pod;
+        self.compare();
+        self.amend();
         let metadata = &self.pod.metadata;
         let of = |seconds: i64| Duration::from_secs(seconds.max(0).unsigned_abs());
         let grace = metadata.deletion_grace_period_seconds.map(of);
@@ -361,6 +373,28 @@ impl Worker {
         match event {
             Some(event) => self.step(event),
             None => self.step(Event::Tick),
+        }
+    }
+
+    /// What of a spec may change while the pod runs.
+    fn amend(&mut self) {
+        let now = self.now();
+        let spec = self.pod.spec.as_ref();
+        let seconds = spec.and_then(|it| it.active_deadline_seconds);
+        let seconds = seconds.map(|it| Duration::from_secs(it.max(0).unsigned_abs()));
+        if seconds != self.deadline {
+            self.deadline = seconds;
+            let start = self.derived.start_time.as_ref();
+            let start = start.map_or(now.wall, |time| time.0);
+            self.step(State::deadline(start, seconds, now));
+        }
+        let of_kind = |plan: &&ContainerPlan| plan.role == Role::Ephemeral;
+        let known = self.state.plan().containers.iter().filter(of_kind).count();
+        if containers::ephemeral_count(&self.pod) > known {
+            let containers = added(&self.pod, &self.context.host, known);
+            self.handles
+                .resize(self.handles.len() + containers.len(), None);
+            self.step(Event::Ephemeral { containers });
         }
     }
 
@@ -403,7 +437,9 @@ impl Worker {
                 handle,
             } => {
                 self.handles[container] = Some(handle.clone());
-                self.tasks.spawn(start::exit(handle, container, attempt));
+                let witness = self.witness(container);
+                self.tasks
+                    .spawn(start::exit(witness, handle, container, attempt));
                 match self.state.containers()[container].stopping {
                     Stopping::No | Stopping::Hook { .. } | Stopping::Turn { .. } => {}
                     Stopping::Terminated { .. } => self.terminate(container),
@@ -546,16 +582,16 @@ impl Worker {
             let Slot::Running { attempt, .. } = self.state.containers()[container].slot else {
                 continue;
             };
-            if let Some(handle) = &self.handles[container] {
+            let witness = self.witness(container);
+            if let Some(handle) = self.handles[container].clone() {
                 self.tasks
-                    .spawn(start::exit(handle.clone(), container, attempt));
+                    .spawn(start::exit(witness, handle, container, attempt));
                 continue;
             }
             let name = &self.state.plan().containers[container].name;
             if let Ok(dir) = self.context.root.container(&self.uid, name) {
-                let context = self.context.clone();
                 self.tasks
-                    .spawn(start::adopt_again(context, dir, container, attempt));
+                    .spawn(start::adopt_again(witness, dir, container, attempt));
             }
         }
     }

@@ -3,14 +3,19 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{ContainerStateTerminated, ContainerStatus, PodStatus};
+use k8s_openapi::api::core::v1::{ContainerStateTerminated, ContainerStatus, Pod, PodStatus};
 
-use super::{Context, start};
+use super::{
+    Context,
+    ending::{self, How},
+    start,
+};
 use crate::{
     container::{Adopted, ContainerDir, Handle},
     pod::{
         api::chain,
-        machine::{ContainerPlan, Ended, Plan, Recovered, RecoveredRun},
+        compat,
+        machine::{ContainerPlan, Ended, Plan, Recovered, RecoveredRun, Role},
         orphan::until_read,
     },
 };
@@ -21,6 +26,7 @@ pub(super) fn ran_before(status: &PodStatus) -> bool {
         .container_statuses
         .iter()
         .chain(&status.init_container_statuses)
+        .chain(&status.ephemeral_container_statuses)
         .flatten();
     { all }.any(ran)
 }
@@ -39,6 +45,7 @@ fn ran(status: &ContainerStatus) -> bool {
 /// Reads the records of a pod's containers and adopts what runs.
 pub(super) async fn containers(
     context: &Context,
+    pod: &Pod,
     uid: &str,
     plan: &Plan,
     status: &PodStatus,
@@ -47,7 +54,10 @@ pub(super) async fn containers(
     let mut recovered = Vec::with_capacity(plan.containers.len());
     for (container, handle) in plan.containers.iter().zip(handles) {
         let on_disk = match context.root.container(uid, &container.name) {
-            Ok(dir) => attempts(context, &dir, handle).await,
+            Ok(dir) => {
+                let how = How::of(context, pod, &container.name);
+                attempts(context, &dir, how, handle).await
+            }
             Err(error) => {
                 tracing::error!(
                     error = chain(&error),
@@ -57,7 +67,11 @@ pub(super) async fn containers(
                 None
             }
         };
-        recovered.push(on_disk.unwrap_or_else(|| from_status(container, status)));
+        let mut found = on_disk.unwrap_or_else(|| from_status(container, status));
+        if let Some(run) = &mut found.running {
+            told(run, container, status);
+        }
+        recovered.push(found);
     }
     recovered
 }
@@ -65,6 +79,7 @@ pub(super) async fn containers(
 async fn attempts(
     context: &Context,
     dir: &ContainerDir,
+    how: How,
     handle: &mut Option<Handle>,
 ) -> Option<Recovered> {
     let mut numbers = until_read(dir.uid(), || dir.attempts()).await;
@@ -87,7 +102,8 @@ async fn attempts(
                 *handle = Some(adopted);
             }
             Ok(Adopted::Exited(status) | Adopted::Lost(status)) => {
-                found.ended.push(start::ended(attempt, &status));
+                let end = ending::read(context, dir, how, attempt, &status);
+                found.ended.push(end.await);
             }
             Ok(Adopted::NeverStarted) => {
                 found.next_attempt = attempt;
@@ -125,15 +141,31 @@ fn run(attempt: u32, id: Arc<str>, started_at: Timestamp) -> RecoveredRun {
     }
 }
 
+/// What the API was told of a running attempt: a restart of the agent makes nothing
+/// unready.
+fn told(run: &mut RecoveredRun, container: &ContainerPlan, status: &PodStatus) {
+    let mut all = list(container, status).iter().flatten();
+    let same = |it: &&ContainerStatus| {
+        it.name == *container.name && it.container_id.as_deref() == Some(&*run.id)
+    };
+    if let Some(told) = all.find(same) {
+        run.started = told.started == Some(true);
+        run.ready = run.started && told.ready;
+    }
+}
+
+fn list<'a>(container: &ContainerPlan, status: &'a PodStatus) -> &'a Option<Vec<ContainerStatus>> {
+    match container.role {
+        Role::Init | Role::Sidecar => &status.init_container_statuses,
+        Role::Main => &status.container_statuses,
+        Role::Ephemeral => &status.ephemeral_container_statuses,
+    }
+}
+
 /// Where the disk knows nothing of a container that the API was told of, its processes
 /// are out of reach: on another machine, or gone with one.
 fn from_status(container: &ContainerPlan, status: &PodStatus) -> Recovered {
-    let list = if container.role.is_init() {
-        &status.init_container_statuses
-    } else {
-        &status.container_statuses
-    };
-    let mut all = list.iter().flatten();
+    let mut all = list(container, status).iter().flatten();
     let Some(told) = all.find(|it| it.name == *container.name && ran(it)) else {
         return Recovered {
             next_attempt: 0,
@@ -180,9 +212,16 @@ fn unknown(attempt: u32, message: &str) -> Ended {
 }
 
 fn from_terminated(attempt: u32, end: &ContainerStateTerminated) -> Ended {
-    const REASONS: [&str; 4] = ["Completed", "Error", "StartError", "ContainerStatusUnknown"];
+    const REASONS: [&str; 5] = [
+        "Completed",
+        "Error",
+        "OOMKilled",
+        "StartError",
+        "ContainerStatusUnknown",
+    ];
     let told = end.reason.as_deref().unwrap_or_default();
-    let reason = REASONS.into_iter().find(|it| *it == told);
+    let mut all = REASONS.into_iter().chain(compat::REASONS);
+    let reason = all.find(|it| *it == told);
     Ended {
         attempt,
         code: end.exit_code,

@@ -5,16 +5,22 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Pod};
 
-use super::{Context, Done, Worker, effects::look_up};
+use super::{
+    Context, Done, Worker,
+    effects::look_up,
+    ending::{self, How, Witness},
+};
 use crate::{
     container::{
-        Adopted, ContainerDir, ContainerSpec, Handle, StartError, Status, process::ProcessId,
+        Adopted, ContainerDir, ContainerSpec, Handle, StartError, StartFailure, Status,
+        process::ProcessId,
     },
     pod::{
         admission::{self, Image},
         api::{Retry, chain},
         command::{self, SCRIPT_ANNOTATION, Script},
-        env,
+        compat::{self, Compat, Obstacle},
+        containers, env,
         machine::{Ended, Event, Waiting},
         volumes,
     },
@@ -32,6 +38,21 @@ pub(in crate::pod) enum Outcome {
     Problem(Waiting),
 }
 
+/// Why an attempt was not even tried, and what the documents call it.
+struct NotBuilt {
+    waiting: Waiting,
+    obstacle: Option<Obstacle>,
+}
+
+impl From<Waiting> for NotBuilt {
+    fn from(waiting: Waiting) -> Self {
+        Self {
+            waiting,
+            obstacle: None,
+        }
+    }
+}
+
 /// What the worker tells besides.
 type Notices = Vec<(bool, &'static str, String)>;
 
@@ -41,25 +62,45 @@ impl Worker {
         let stop = self.no_starts.clone();
         let name = self.state.plan().containers[container].name.clone();
         let events = self.notifier(container);
+        let compat = Compat::of(&self.pod, self.context.host.compat);
         self.tasks.spawn(async move {
             let outcome = async {
                 let prepared = tokio::select! {
                     prepared = prepare(&context, &pod, &uid, &name) => prepared?,
-                    () = stop.cancelled() => return Err(cancelled()),
+                    () = stop.cancelled() => return Err(cancelled().into()),
                 };
                 let (spec, notices) = prepared;
                 for notice in notices {
                     events(notice);
                 }
-                launch(&context, &uid, &name, attempt, spec).await
+                let launched = launch(&context, &pod, &uid, &name, attempt, spec).await;
+                launched.map_err(NotBuilt::from)
             };
-            let outcome = outcome.await.unwrap_or_else(Outcome::Problem);
+            let outcome = outcome.await.unwrap_or_else(|problem: NotBuilt| {
+                match problem.obstacle.filter(|_| compat.documented()) {
+                    Some(obstacle) => {
+                        Outcome::Ended(not_started(never_started(attempt), &obstacle))
+                    }
+                    None => Outcome::Problem(problem.waiting),
+                }
+            });
             Done::Started {
                 container,
                 attempt,
                 outcome,
             }
         });
+    }
+
+    /// Who tells how this container ended.
+    pub(super) fn witness(&self, container: usize) -> Witness {
+        let name = self.state.plan().containers[container].name.clone();
+        Witness {
+            context: self.context.clone(),
+            uid: self.uid.clone(),
+            how: How::of(&self.context, &self.pod, &name),
+            name,
+        }
     }
 
     fn notifier(&self, container: usize) -> impl Fn((bool, &'static str, String)) + Send + use<> {
@@ -97,7 +138,8 @@ impl Worker {
                     });
                     self.forget_attempts(container, attempt);
                 }
-                self.tasks.spawn(exit(handle, container, attempt));
+                let witness = self.witness(container);
+                self.tasks.spawn(exit(witness, handle, container, attempt));
             }
             Outcome::Ended(end) => self.step(Event::Ended { container, end }),
             // As long as it may run it counts as running, so that nothing is started beside it and
@@ -110,9 +152,9 @@ impl Worker {
                     id,
                     started_at,
                 });
-                let context = self.context.clone();
+                let witness = self.witness(container);
                 self.tasks
-                    .spawn(adopt_again(context, dir, container, attempt));
+                    .spawn(adopt_again(witness, dir, container, attempt));
             }
             Outcome::Problem(problem) => {
                 self.step(Event::ConfigFailed {
@@ -147,11 +189,12 @@ impl Worker {
 /// Tries to reach a shim that lives and does not answer, for as long as it takes:
 /// while it may run its container must not be started again.
 pub(super) async fn adopt_again(
-    context: Arc<Context>,
+    witness: Witness,
     dir: ContainerDir,
     container: usize,
     attempt: u32,
 ) -> Done {
+    let context = &witness.context;
     let mut retry = Retry::default();
     loop {
         tokio::time::sleep(retry.failed()).await;
@@ -164,10 +207,8 @@ pub(super) async fn adopt_again(
                 };
             }
             Ok(Adopted::Exited(status) | Adopted::Lost(status)) => {
-                return Done::Ended {
-                    container,
-                    end: ended(attempt, &status),
-                };
+                let end = witness.read(attempt, &status).await;
+                return Done::Ended { container, end };
             }
             Ok(Adopted::NeverStarted | Adopted::Cancelled) => {
                 let status = Status::Lost {
@@ -175,10 +216,8 @@ pub(super) async fn adopt_again(
                     finished_at: Timestamp::now(),
                     message: "the attempt left no trace".to_owned(),
                 };
-                return Done::Ended {
-                    container,
-                    end: ended(attempt, &status),
-                };
+                let end = witness.read(attempt, &status).await;
+                return Done::Ended { container, end };
             }
             Err(error) => {
                 tracing::warn!(
@@ -193,9 +232,9 @@ pub(super) async fn adopt_again(
 }
 
 /// Waits for the end of an attempt.
-pub(super) async fn exit(handle: Handle, container: usize, attempt: u32) -> Done {
+pub(super) async fn exit(witness: Witness, handle: Handle, container: usize, attempt: u32) -> Done {
     let status = handle.wait().await;
-    let end = ended(attempt, &status);
+    let end = witness.read(attempt, &status).await;
     Done::Ended { container, end }
 }
 
@@ -243,6 +282,47 @@ fn container_id(process: &ProcessId) -> Arc<str> {
         ..
     } = process;
     Arc::from(format!("vk-cmd://{boot_id}-{pid}-{start_time}"))
+}
+
+/// The documents' word for a start that failed, as a record says it.
+pub(super) fn obstacle(dir: &ContainerDir, status: &Status) -> Option<Obstacle> {
+    match status {
+        Status::StartFailed {
+            reason, message, ..
+        } => Some(start_obstacle(dir, *reason, message.clone())),
+        _ => None,
+    }
+}
+
+fn start_obstacle(dir: &ContainerDir, step: StartFailure, message: String) -> Obstacle {
+    Obstacle::Start {
+        step,
+        message,
+        pgid_file: dir.path().join("pgid").display().to_string(),
+    }
+}
+
+/// The same end in the documents' words.
+pub(super) fn not_started(end: Ended, obstacle: &Obstacle) -> Ended {
+    let (code, reason, message) = compat::not_started(obstacle);
+    Ended {
+        code,
+        reason,
+        message,
+        ..end
+    }
+}
+
+fn never_started(attempt: u32) -> Ended {
+    Ended {
+        attempt,
+        code: 128,
+        reason: "StartError",
+        message: String::new(),
+        started_at: None,
+        finished_at: Timestamp::now(),
+        id: None,
+    }
 }
 
 /// The end that a terminal status tells of.
@@ -303,9 +383,9 @@ async fn prepare(
     pod: &Arc<Pod>,
     uid: &str,
     name: &str,
-) -> Result<(ContainerSpec, Notices), Waiting> {
-    let Some(container) = find(pod, name) else {
-        return Err(create_error(format!("the pod has no container {name}")));
+) -> Result<(ContainerSpec, Notices), NotBuilt> {
+    let Some((_, container)) = containers::find(pod, name) else {
+        return Err(create_error(format!("the pod has no container {name}")).into());
     };
     let objects = look_up(context, pod, env::needs(&container)).await;
     let objects = objects.map_err(|problem| Waiting {
@@ -328,18 +408,9 @@ async fn prepare(
         notices.extend(notice.map(|message| (false, "ScriptChosen", message)));
         Ok((spec, notices))
     });
-    built.await.unwrap_or_else(|error| Err(create_error(error)))
-}
-
-fn find(pod: &Pod, name: &str) -> Option<Container> {
-    let spec = pod.spec.iter();
-    let mut all = spec.flat_map(|spec| {
-        spec.init_containers
-            .iter()
-            .flatten()
-            .chain(&spec.containers)
-    });
-    all.find(|it| it.name == name).cloned()
+    built
+        .await
+        .unwrap_or_else(|error| Err(create_error(error).into()))
 }
 
 /// The part that touches the disk: mounts, and which script there is.
@@ -349,15 +420,21 @@ fn build(
     container: &Container,
     uid: &str,
     resolved: env::Resolved,
-) -> Result<(ContainerSpec, Option<String>), Waiting> {
+) -> Result<(ContainerSpec, Option<String>), NotBuilt> {
     let root = &context.root;
     let dir = root
         .container(uid, &container.name)
         .and_then(|dir| dir.create().map(|()| dir));
     let dir = dir.map_err(|error| create_error(chain(&error)))?;
     for mount in container.volume_mounts.iter().flatten() {
-        volumes::link(&dir, &mount.mount_path, &mount.name)
-            .map_err(|error| create_error(chain(&error)))?;
+        volumes::link(&dir, &mount.mount_path, &mount.name).map_err(|error| NotBuilt {
+            obstacle: Some(Obstacle::Copy {
+                from: mount.name.clone(),
+                to: dir.path().join(&mount.mount_path).display().to_string(),
+                error: chain(&error),
+            }),
+            waiting: create_error(chain(&error)),
+        })?;
     }
     let cwd = dir.path();
     let mount = match admission::image(container) {
@@ -368,7 +445,13 @@ fn build(
         Some(mount) => volumes::files(root, uid, &mount.name),
         None => Ok(Vec::new()),
     };
-    let files = files.map_err(|error| create_error(chain(&error)))?;
+    let files = files.map_err(|error| NotBuilt {
+        obstacle: Some(Obstacle::ReadVolume {
+            directory: mount.map(|it| it.name.clone()).unwrap_or_default(),
+            error: chain(&error),
+        }),
+        waiting: create_error(chain(&error)),
+    })?;
     let directory = mount.and_then(|mount| crate::pod::mounts::relative(&mount.mount_path).ok());
     let directory = cwd.join(directory.unwrap_or_default());
     let annotations = pod.metadata.annotations.as_ref();
@@ -389,7 +472,15 @@ fn build(
         &context.host,
         &resolved.own,
         std::path::Path::is_file,
-    )?;
+    )
+    .map_err(|waiting| NotBuilt {
+        obstacle: Some(start_obstacle(
+            &dir,
+            StartFailure::NotFound,
+            waiting.message.clone(),
+        )),
+        waiting,
+    })?;
     let environment = env::merged(&context.host, resolved.own);
     Ok((
         ContainerSpec::new(command.argv, environment, cwd),
@@ -405,37 +496,50 @@ fn create_error(message: String) -> Waiting {
 }
 
 async fn launch(
-    context: &Context,
+    context: &Arc<Context>,
+    pod: &Arc<Pod>,
     uid: &str,
     name: &str,
     attempt: u32,
-    spec: ContainerSpec,
+    mut spec: ContainerSpec,
 ) -> Result<Outcome, Waiting> {
     let dir = context
         .root
         .container(uid, name)
         .map_err(|error| create_error(chain(&error)))?;
+    let how = How::of(context, pod, name);
+    let log = {
+        let (dir, container) = (dir.clone(), containers::find(pod, name));
+        context.on_disk(move || {
+            container.map(|(_, container)| ending::prepare(&dir, attempt, &container))
+        })
+    };
+    if let Some(log) = log.await.map_err(create_error)? {
+        let log = log.map_err(|error| create_error(chain(&error)))?;
+        spec.env.push((ending::TERMINATION_LOG.to_owned(), log));
+    }
     match context
         .launcher
         .start(&dir, attempt, context.epoch, &spec)
         .await
     {
         Ok(handle) => Ok(Outcome::Handle(handle)),
-        Err(StartError::Failed { message, .. }) => Ok(Outcome::Ended(Ended {
-            attempt,
-            code: 128,
-            reason: "StartError",
-            message,
-            started_at: None,
-            finished_at: Timestamp::now(),
-            id: None,
-        })),
+        Err(StartError::Failed { reason, message }) => {
+            let status = Status::StartFailed {
+                reason,
+                message,
+                finished_at: Timestamp::now(),
+            };
+            let end = ending::read(context, &dir, how, attempt, &status);
+            Ok(Outcome::Ended(end.await))
+        }
         Err(
             error @ (StartError::Claimed { .. } | StartError::Cancelled { .. } | StartError::Lost),
         ) => match context.launcher.adopt(&dir, attempt).await {
             Ok(Adopted::Running(handle)) => Ok(Outcome::Handle(handle)),
             Ok(Adopted::Exited(status) | Adopted::Lost(status)) => {
-                Ok(Outcome::Ended(ended(attempt, &status)))
+                let end = ending::read(context, &dir, how, attempt, &status);
+                Ok(Outcome::Ended(end.await))
             }
             Ok(Adopted::Cancelled) => {
                 let status = Status::Lost {
@@ -443,7 +547,8 @@ async fn launch(
                     finished_at: Timestamp::now(),
                     message: chain(&error),
                 };
-                Ok(Outcome::Ended(ended(attempt, &status)))
+                let end = ending::read(context, &dir, how, attempt, &status);
+                Ok(Outcome::Ended(end.await))
             }
             Ok(Adopted::NeverStarted) => Err(create_error(chain(&error))),
             Err(adopting) => {

@@ -8,12 +8,15 @@ use tokio::time::Instant;
 
 use super::{Done, Worker};
 use crate::pod::{
-    api::ApiProblem,
+    api::{ApiProblem, Version},
     machine::{Container, Event, Slot, Volumes},
     status,
 };
 
+/// What became of the final delete.
 pub(super) type Outcome = Result<(), ApiProblem>;
+/// What became of a write, with the version that it made.
+pub(super) type Written = Result<Option<Version>, ApiProblem>;
 
 impl Worker {
     /// Whether nothing is left to be written, as far as we can.
@@ -66,13 +69,15 @@ impl Worker {
         });
     }
 
-    pub(super) fn status_written(&mut self, status: Arc<PodStatus>, outcome: Outcome) {
+    pub(super) fn status_written(&mut self, status: Arc<PodStatus>, outcome: Written) {
         self.writing = false;
         match outcome {
-            Ok(()) => {
+            Ok(version) => {
                 self.write_retry.succeeded();
+                self.written_as = version;
                 let stored = status::terminal(&status).is_some();
                 self.written = Some(status);
+                self.compare();
                 if stored {
                     return self.step(Event::StatusStored);
                 }
@@ -89,6 +94,24 @@ impl Worker {
             }
         }
         self.write();
+    }
+
+    /// Writes anew what somebody else has changed of what is ours: the node controller
+    /// makes pods unready whose node was silent, and nobody else will make them ready.
+    pub(super) fn compare(&mut self) {
+        let version = self.pod.metadata.resource_version.as_deref();
+        let seen = version.and_then(Version::parse);
+        // What was seen before our own write says nothing about it.
+        if self.writing || seen < self.written_as {
+            return;
+        }
+        let changed = |written: &Arc<PodStatus>| {
+            let found = self.pod.status.as_ref();
+            found.is_some_and(|found| !status::same_conditions(written, found))
+        };
+        if self.written.as_ref().is_some_and(changed) {
+            self.written = None;
+        }
     }
 
     pub(super) fn delete(&mut self) {

@@ -6,6 +6,9 @@ use clap::Parser;
 use vk_cmd::cli::Cli;
 use vk_cmd::{commands, exit::Exit, logging, printer};
 
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 fn main() -> ExitCode {
     // Before anything else is set up: a shim must stay small, and a thousand of them start at once.
     let mut args = std::env::args_os().skip(1);

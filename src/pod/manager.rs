@@ -234,7 +234,9 @@ impl Manager {
             let shown = entry.snapshot.borrow().status.clone();
             entry.desired.send_if_modified(|desired| {
                 let matters = matters(&desired.pod, &pod, &shown);
-                desired.pod = Arc::new(pod);
+                if matters {
+                    desired.pod = Arc::new(pod);
+                }
                 matters
             });
             return Some(uid);

@@ -212,7 +212,8 @@ async fn drive(
             break;
         }
         // No last word: the shim died, or it only turned us away.
-        match resolve_for_sure(&origin.records).await {
+        // Boxed, as it is rare and large: there is one of these tasks for each container.
+        match Box::pin(resolve_for_sure(&origin.records)).await {
             Resolved::Alive {
                 connection: next,
                 status,

@@ -220,9 +220,11 @@ impl Worker {
         let mut handles = vec![None; admitted.plan.containers.len()];
         let terminal = status::terminal(&earlier);
         let state = if known_on_disk || recover::ran_before(&earlier) || terminal.is_some() {
+            // Boxed, as below: rare and large, and there is one worker for each pod.
+            let plan = &admitted.plan;
             let recovered =
-                recover::containers(&context, &pod, &uid, &admitted.plan, &earlier, &mut handles)
-                    .await;
+                recover::containers(&context, &pod, &uid, plan, &earlier, &mut handles);
+            let recovered = Box::pin(recovered).await;
             State::recover(admitted.plan, recovered, terminal, now)
         } else {
             State::new(admitted.plan)
@@ -284,8 +286,8 @@ impl Worker {
             }
         }
         if self.state.finished() {
-            self.finish_tasks().await;
-            self.clean_up().await;
+            Box::pin(self.finish_tasks()).await;
+            Box::pin(self.clean_up()).await;
         }
     }
 

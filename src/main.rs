@@ -6,8 +6,18 @@ use clap::Parser;
 use vk_cmd::cli::Cli;
 use vk_cmd::{commands, exit::Exit, logging, printer};
 
+/// After a burst of pods the C library's allocator keeps most of the memory that the burst
+/// needed for a moment; this one gives it back.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+/// Few arenas, because what one thread frees another one needs; what is free for half a second
+/// goes back to the system.
+#[unsafe(export_name = "_rjem_malloc_conf")]
+static ALLOCATOR_OPTIONS: &[u8; 46] = b"narenas:4,dirty_decay_ms:500,muzzy_decay_ms:0\0";
+
+/// The most threads that run tasks. The cores are the pods', however many there are.
+const WORKERS: usize = 4;
 
 fn main() -> ExitCode {
     // Before anything else is set up: a shim must stay small, and a thousand of them start at once.
@@ -23,7 +33,13 @@ fn main() -> ExitCode {
         ));
         return Exit::Usage.into();
     }
+    if let Err(error) = tikv_jemalloc_ctl::background_thread::write(true) {
+        // Then what is free goes back at the next allocation, not on time.
+        tracing::debug!(%error, "the allocator has no thread of its own");
+    }
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(cores.min(WORKERS))
         .enable_all()
         .build()
     {

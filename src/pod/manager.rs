@@ -28,7 +28,9 @@ use tokio::{
 
 use super::{
     api::chain,
-    containers, orphan, status,
+    containers,
+    kept::Kept,
+    orphan, status,
     worker::{Context, Desired, Shutdown, Snapshot, Worker},
 };
 use crate::container::ContainerDir;
@@ -216,7 +218,7 @@ impl Manager {
             watcher::Event::Delete(pod) => {
                 let uid = pod.metadata.uid.as_deref().unwrap_or_default();
                 if let Some(entry) = self.entries.get(uid) {
-                    let pod = Arc::new(trim(pod));
+                    let pod = Kept::at_rest(&trim(pod));
                     entry.desired.send_modify(|desired| {
                         desired.pod = pod;
                         desired.removed = true;
@@ -235,7 +237,9 @@ impl Manager {
             entry.desired.send_if_modified(|desired| {
                 let matters = matters(&desired.pod, &pod, &shown);
                 if matters {
-                    desired.pod = Arc::new(pod);
+                    desired.pod = Kept::at_rest(&pod);
+                } else {
+                    desired.pod.rest();
                 }
                 matters
             });
@@ -254,7 +258,7 @@ impl Manager {
         let text = |text: &Option<String>| text.clone().unwrap_or_default();
         let name = (text(&pod.metadata.namespace), text(&pod.metadata.name));
         self.names.insert(name, uid.clone());
-        let pod = Arc::new(pod);
+        let pod = Kept::new(pod);
         let status = Arc::new(pod.status.clone().unwrap_or_default());
         let (desired, wanted) = watch::channel(Desired {
             pod: pod.clone(),
@@ -262,7 +266,7 @@ impl Manager {
             shutdown: None,
         });
         let (show, snapshot) = watch::channel(Snapshot {
-            pod,
+            pod: pod.resting(),
             status,
             attempts: Vec::new(),
         });
@@ -371,7 +375,7 @@ impl Manager {
             })
         });
         let containers = containers.collect();
-        let mut object = Pod::clone(&pod);
+        let mut object = Pod::clone(&pod.typed());
         let mut shown = PodStatus::clone(&status);
         shown.qos_class = object.status.as_ref().and_then(|it| it.qos_class.clone());
         object.status = Some(shown);

@@ -19,6 +19,7 @@ pub mod containers;
 pub mod env;
 pub mod fields;
 mod host;
+mod kept;
 pub mod machine;
 mod manager;
 pub mod mounts;

@@ -26,7 +26,7 @@ const RENEWAL_RETRY: Duration = Duration::from_secs(60);
 
 impl Worker {
     pub(super) fn prepare_volumes(&mut self) {
-        let (context, pod) = (self.context.clone(), self.pod.clone());
+        let (context, pod) = (self.context.clone(), self.pod.typed());
         let (uid, record, link) = (self.uid.clone(), self.record(), self.home_link());
         let stop = self.no_starts.clone();
         let first = self.told.insert("home".to_owned());
@@ -53,7 +53,7 @@ impl Worker {
     }
 
     pub(super) fn renew_volumes(&mut self) {
-        let (context, pod, uid) = (self.context.clone(), self.pod.clone(), self.uid.clone());
+        let (context, pod, uid) = (self.context.clone(), self.pod.typed(), self.uid.clone());
         let stop = self.no_starts.clone();
         self.tasks.spawn(async move {
             let renewed = match ask(&context, &pod, &uid, &stop).await {

@@ -22,7 +22,7 @@ mod write;
 use std::{borrow::Cow, collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use k8s_openapi::api::core::v1::PodStatus;
 use tokio::{
     sync::{Semaphore, watch},
     task::JoinSet,
@@ -35,6 +35,7 @@ use super::{
     admission::{added, admit},
     api::{PodApi, Retry, Version},
     containers,
+    kept::Kept,
     machine::{Container, ContainerPlan, Effect, Ended, Event, Now, Role, Slot, State, Stopping},
     record::{HomeLink, Record},
     status,
@@ -112,7 +113,7 @@ impl Clock {
 #[derive(Clone, Debug)]
 pub(super) struct Desired {
     /// The object as last seen.
-    pub(super) pod: Arc<Pod>,
+    pub(super) pod: Kept,
     /// The object is gone.
     pub(super) removed: bool,
     /// The node goes down.
@@ -131,7 +132,7 @@ pub(super) struct Shutdown {
 /// What a worker shows of its pod.
 #[derive(Clone, Debug)]
 pub(super) struct Snapshot {
-    pub(super) pod: Arc<Pod>,
+    pub(super) pod: Kept,
     pub(super) status: Arc<PodStatus>,
     /// Current and previous attempt, in the order of the plan.
     pub(super) attempts: Vec<(Option<u32>, Option<u32>)>,
@@ -173,10 +174,15 @@ pub(super) enum Done {
 /// starts at once is written once, as Running.
 const FIRST_STATUS_WITHIN: Duration = Duration::from_secs(1);
 
+/// How long the object stays typed after it was looked into.
+const AWAKE: Duration = Duration::from_secs(2);
+
 pub(super) struct Worker {
     context: Arc<Context>,
     uid: String,
-    pod: Arc<Pod>,
+    pod: Kept,
+    /// When the object may rest again, while it is typed.
+    rest_at: Option<Instant>,
     state: State,
     handles: Vec<Option<Handle>>,
     tasks: JoinSet<Done>,
@@ -222,8 +228,7 @@ impl Worker {
         let state = if known_on_disk || recover::ran_before(&earlier) || terminal.is_some() {
             // Boxed, as below: rare and large, and there is one worker for each pod.
             let plan = &admitted.plan;
-            let recovered =
-                recover::containers(&context, &pod, &uid, plan, &earlier, &mut handles);
+            let recovered = recover::containers(&context, &pod, &uid, plan, &earlier, &mut handles);
             let recovered = Box::pin(recovered).await;
             State::recover(admitted.plan, recovered, terminal, now)
         } else {
@@ -234,6 +239,7 @@ impl Worker {
             context,
             uid,
             pod,
+            rest_at: None,
             state,
             handles,
             tasks: JoinSet::new(),
@@ -265,6 +271,9 @@ impl Worker {
         self.amend();
         self.desired.mark_changed();
         while !self.finished() {
+            if self.pod.awake() && self.rest_at.is_none() {
+                self.rest_at = Some(Instant::now() + AWAKE);
+            }
             let wake = self.wake_at();
             tokio::select! {
                 // Cancel-safe per docs on `changed`.
@@ -329,7 +338,7 @@ impl Worker {
             .map(|mono| self.context.clock.instant(mono));
         let write = self.write_due();
         let renew = self.renew_after.filter(|_| self.state.active());
-        [machine, write, self.delete_after, renew]
+        [machine, write, self.delete_after, renew, self.rest_at]
             .into_iter()
             .flatten()
             .min()
@@ -337,6 +346,13 @@ impl Worker {
 
     fn woken(&mut self) {
         let now = Instant::now();
+        if self.rest_at.is_some_and(|at| at <= now) {
+            self.rest_at = None;
+            self.pod.rest();
+            if self.wake_at().is_none_or(|at| at > now) {
+                return;
+            }
+        }
         if self.delete_after.is_some_and(|at| at <= now) {
             self.delete_after = None;
             self.delete();
@@ -480,7 +496,7 @@ impl Worker {
 
     fn publish(&self) {
         let attempts = self.state.containers().iter().map(attempts).collect();
-        let (pod, status) = (self.pod.clone(), self.derived.clone());
+        let (pod, status) = (self.pod.resting(), self.derived.clone());
         self.show.send_replace(Snapshot {
             pod,
             status,

@@ -58,7 +58,7 @@ type Notices = Vec<(bool, &'static str, String)>;
 
 impl Worker {
     pub(super) fn start(&mut self, container: usize, attempt: u32) {
-        let (context, pod, uid) = (self.context.clone(), self.pod.clone(), self.uid.clone());
+        let (context, pod, uid) = (self.context.clone(), self.pod.typed(), self.uid.clone());
         let stop = self.no_starts.clone();
         let name = self.state.plan().containers[container].name.clone();
         let events = self.notifier(container);

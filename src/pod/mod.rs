@@ -9,6 +9,7 @@
 //! | [`objects`] | config maps and secrets, as containers see them |
 //! | [`resources`] | what pods ask of the node, what it has left, who has which core and GPU |
 //! | [`volumes`] | what is in a volume, and how it gets to the disk |
+//! | [`probe`], [`hook`] | whether containers are well; what is run at their start and before their end |
 //! | [`mounts`] | where a volume appears in a container's directory |
 
 pub mod admission;
@@ -18,6 +19,7 @@ pub mod compat;
 pub mod containers;
 pub mod env;
 pub mod fields;
+pub mod hook;
 mod host;
 mod kept;
 pub mod machine;
@@ -26,6 +28,7 @@ pub mod mounts;
 pub mod objects;
 mod orphan;
 mod place;
+pub mod probe;
 mod record;
 pub mod resources;
 pub mod status;

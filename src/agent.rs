@@ -36,6 +36,7 @@ use crate::{
         api::{ApiProblem, PodApi, Retry, get},
         compat::Compat,
         env, manage,
+        probe::{Client, Prober},
     },
 };
 
@@ -126,6 +127,9 @@ pub enum AgentError {
         /// Its words.
         problem: ApiProblem,
     },
+    /// Probes and hooks have no client.
+    #[error("cannot prepare TLS for probes and hooks")]
+    Tls(#[source] rustls::Error),
     /// The root cannot be used.
     #[error(transparent)]
     Root(#[from] OpenError),
@@ -204,6 +208,8 @@ impl Agent {
             stop_events.clone(),
         );
         let superseded = CancellationToken::new();
+        let http = Client::new().map_err(AgentError::Tls)?;
+        let (prober, probing) = Prober::new(http.clone());
         let context = Context {
             api: PodApi::new(client.clone()),
             events: recorder,
@@ -211,6 +217,8 @@ impl Agent {
             launcher,
             epoch: place.epoch,
             host: host(&settings),
+            prober,
+            http,
             home: settings.home,
             clock: Clock::start(),
             disk: Semaphore::new(Context::DISK),
@@ -242,6 +250,7 @@ impl Agent {
         // Each of these ends when it is told to, and all when this function returns.
         let mut manager = spawn(manager);
         let events_task = spawn(send_events);
+        let _probing = spawn(probing);
         let mut keeper = spawn(keeper);
         let stop_service = CancellationToken::new();
         let service = settings.service.map(|service| {

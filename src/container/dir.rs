@@ -324,7 +324,7 @@ impl AttemptDir {
     }
 
     /// Opens the directory; `None` where there are no records.
-    pub(super) fn open(&self) -> Result<Option<Dir>, DirError> {
+    pub(crate) fn open(&self) -> Result<Option<Dir>, DirError> {
         match self.container.open_records()? {
             Some(records) => records.open(&self.attempt.to_string()),
             None => Ok(None),

@@ -26,6 +26,10 @@ pub struct ContainerSpec {
     /// Size and number of log segments.
     #[serde(default)]
     pub log: LogPolicy,
+    /// What stands before the arguments of a further command: where the container's own command is the client of a
+    /// container engine, the way into what that runs.
+    #[serde(default)]
+    pub exec_prefix: Vec<String>,
 }
 
 const fn default_umask() -> u32 {
@@ -43,6 +47,7 @@ impl ContainerSpec {
             rlimits: Vec::new(),
             umask: default_umask(),
             log: LogPolicy::default(),
+            exec_prefix: Vec::new(),
         }
     }
 }

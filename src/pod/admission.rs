@@ -441,12 +441,13 @@ impl Check {
             env,
             env_from: _,
             lifecycle,
-            liveness_probe,
-            readiness_probe,
+            // Looked at by `extras`.
+            liveness_probe: _,
+            readiness_probe: _,
+            startup_probe: _,
             resources,
             restart_policy_rules,
             security_context,
-            startup_probe,
             stdin,
             stdin_once: _,
             termination_message_path,
@@ -456,10 +457,8 @@ impl Check {
             volume_mounts,
             working_dir,
         } = container;
-        self.refuse(lifecycle.is_some(), format!("{at}.lifecycle"));
-        self.refuse(liveness_probe.is_some(), format!("{at}.livenessProbe"));
-        self.refuse(readiness_probe.is_some(), format!("{at}.readinessProbe"));
-        self.refuse(startup_probe.is_some(), format!("{at}.startupProbe"));
+        let signal = lifecycle.as_ref().and_then(|it| it.stop_signal.as_ref());
+        self.refuse(signal.is_some(), format!("{at}.lifecycle.stopSignal"));
         for rule in restart_policy_rules.iter().flatten() {
             let other = rule.action != "Restart" || rule.exit_codes.is_none();
             self.refuse(other, format!("{at}.restartPolicyRules: {}", rule.action));

@@ -101,6 +101,18 @@ async fn a_command_has_the_containers_environment_directory_and_limits_and_tells
 }
 
 #[tokio::test]
+async fn a_prefix_leads_into_what_the_container_runs() {
+    let bed = Bed::new();
+    let dir = bed.container("c");
+    let mut spec = bed.spec(&dir, &["sleep", "infinity"]);
+    spec.exec_prefix = ["env", "INSIDE=yes"].map(str::to_owned).to_vec();
+    let handle = in_time(bed.launcher.start(&dir, 0, 1, &spec)).await;
+    let handle = handle.expect("started");
+    assert_eq!(run(&handle, "echo $INSIDE").await.stdout, b"yes\n");
+    end(&handle).await;
+}
+
+#[tokio::test]
 async fn a_command_that_cannot_start_says_why() {
     let bed = Bed::new();
     let (_, handle) = idle(&bed).await;

@@ -157,19 +157,19 @@ fn a_field_that_is_not_built_is_named_and_nothing_runs() {
     };
     let marker = up.home().join("ran");
     let container = format!(
-        "image: host, command: [touch, {}], livenessProbe: {{exec: {{command: ['true']}}}}",
+        "image: host, command: [touch, {}], securityContext: {{privileged: true}}",
         marker.display()
     );
-    kubectl.pipe("create -f -", &pod("probed", &container)).ok();
+    kubectl.pipe("create -f -", &pod("mighty", &container)).ok();
     state_says(
         &kubectl,
-        "probed",
-        &["CreateContainerConfigError", "livenessProbe"],
+        "mighty",
+        &["CreateContainerConfigError", "privileged"],
     );
-    event_says(&kubectl, "probed", &["Warning|", "livenessProbe"]);
+    event_says(&kubectl, "mighty", &["Warning|", "privileged"]);
     assert_eq!(
         kubectl
-            .run("get pod probed -o jsonpath={.status.phase}")
+            .run("get pod mighty -o jsonpath={.status.phase}")
             .ok(),
         "Pending"
     );

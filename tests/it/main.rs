@@ -6,6 +6,7 @@ mod crash;
 mod everyday;
 mod examples;
 mod kube_rs;
+mod probes;
 mod small_client;
 
 /// The binary under test.

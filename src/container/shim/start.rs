@@ -48,6 +48,7 @@ pub(super) struct Surroundings {
     cwd: PathBuf,
     rlimits: Vec<Rlimit>,
     umask: u32,
+    exec_prefix: Vec<String>,
 }
 
 /// What a command reads and writes.
@@ -138,12 +139,20 @@ impl Surroundings {
             cwd: spec.cwd.clone(),
             rlimits: spec.rlimits.clone(),
             umask: spec.umask,
+            exec_prefix: spec.exec_prefix.clone(),
         })
     }
 
     /// Starts a further command.
     pub(super) fn exec(&self, argv: &[String], streams: &Streams<'_>) -> Result<Pid, Failure> {
-        self.spawn(&c_strings(argv, "an argument")?, streams)
+        if argv.is_empty() {
+            return Err(Failure::new(
+                StartFailure::InvalidSpec,
+                "no command specified",
+            ));
+        }
+        let argv: Vec<&String> = self.exec_prefix.iter().chain(argv).collect();
+        self.spawn(&c_strings(&argv, "an argument")?, streams)
     }
 
     fn spawn(&self, argv: &[CString], streams: &Streams<'_>) -> Result<Pid, Failure> {

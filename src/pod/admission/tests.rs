@@ -60,13 +60,45 @@ fn what_every_pod_gets_is_fine() {
 }
 
 #[test]
+fn hooks_and_probes_come_to_the_machine_with_their_graces() {
+    let Admitted { plan, warnings } = admit_spec(json!({"containers": [
+        {"name": "a", "image": "host", "command": ["true"],
+         "lifecycle": {"preStop": {"sleep": {"seconds": 1}}},
+         "startupProbe": {"exec": {"command": ["true"]}, "terminationGracePeriodSeconds": 2},
+         "livenessProbe": {"tcpSocket": {"port": 1}, "terminationGracePeriodSeconds": 3}},
+        {"name": "b", "image": "host", "command": ["true"],
+         "lifecycle": {"postStart": {"exec": {"command": ["true"]}}},
+         "readinessProbe": {"httpGet": {"port": 1}}},
+        {"name": "c", "image": "host", "command": ["true"], "lifecycle": {}},
+    ]}));
+    assert_eq!((&plan.refusal, warnings), (&None, Vec::new()));
+    let extras = |index: usize| plan.containers[index].extras.as_deref().cloned();
+    let first = Extras {
+        pre_stop: true,
+        startup: true,
+        liveness: true,
+        startup_grace: Some(Duration::from_secs(2)),
+        liveness_grace: Some(Duration::from_secs(3)),
+        ..Extras::default()
+    };
+    let second = Extras {
+        post_start: true,
+        readiness: true,
+        ..Extras::default()
+    };
+    assert_eq!(extras(0), Some(first));
+    assert_eq!(extras(1), Some(second));
+    assert_eq!(extras(2), None);
+}
+
+#[test]
 fn what_is_not_built_is_named() {
     let at = "spec.containers[0].";
     for (more, field) in [
-        (json!({"livenessProbe": {}}), "livenessProbe"),
-        (json!({"readinessProbe": {}}), "readinessProbe"),
-        (json!({"startupProbe": {}}), "startupProbe"),
-        (json!({"lifecycle": {}}), "lifecycle"),
+        (
+            json!({"lifecycle": {"stopSignal": "SIGUSR1"}}),
+            "lifecycle.stopSignal",
+        ),
         (json!({"stdin": true}), "stdin"),
         (json!({"tty": true}), "tty"),
         (json!({"workingDir": "/x"}), "workingDir"),

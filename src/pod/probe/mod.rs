@@ -24,8 +24,11 @@ pub(super) mod http;
 mod prober;
 mod track;
 
-pub(crate) use prober::{Guard, Prober, Report, Target};
-pub use track::{Change, Initial, Kind, Mode, Timing, Tracker};
+pub(crate) use http::Client;
+pub(crate) use prober::{Guard, News, Prober, Report, Target};
+pub use track::{Change, Initial, KINDS, Timing, Tracker};
+
+use super::machine::{Probe as Kind, Probing as Mode};
 
 /// Bytes of a command's output or a body that are looked at; the kubelet's.
 pub(super) const MAX_OUTPUT: usize = 10 * 1024;

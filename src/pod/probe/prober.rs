@@ -22,10 +22,9 @@ use tokio::{
     task::{AbortHandle, JoinSet},
     time::{Instant, sleep_until},
 };
-use tokio_util::sync::CancellationToken;
 
 use super::{
-    Change, Initial, Kind, Mode, Probes, Tracker,
+    Change, Initial, KINDS, Kind, Mode, Probes, Tracker,
     check::{self, Outcome},
     http::Client,
 };
@@ -118,15 +117,12 @@ struct Seen {
 }
 
 impl Prober {
-    /// Makes it, and the task, which ends with `stop`.
-    pub(crate) fn new(
-        stop: CancellationToken,
-    ) -> Result<(Self, impl Future<Output = ()> + Send), rustls::Error> {
+    /// Makes it, and the task, which ends with the last prober and guard.
+    pub(crate) fn new(client: Client) -> (Self, impl Future<Output = ()> + Send) {
         let (commands, asked) = mpsc::unbounded_channel();
         let task = Task {
-            // Far from zero: containers are older than this agent.
             epoch: Instant::now(),
-            client: Client::new()?,
+            client,
             watched: HashMap::new(),
             timer: BinaryHeap::new(),
             looks: JoinSet::new(),
@@ -135,7 +131,7 @@ impl Prober {
             commands,
             ids: Arc::default(),
         };
-        Ok((prober, task.run(asked, stop)))
+        (prober, task.run(asked))
     }
 
     /// Looks after a container from now on, until the guard is dropped.
@@ -203,7 +199,7 @@ impl Task {
     /// So that the start of a container that is older than this agent has a place on the clock.
     const OFFSET: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
-    async fn run(mut self, mut asked: mpsc::UnboundedReceiver<Command>, stop: CancellationToken) {
+    async fn run(mut self, mut asked: mpsc::UnboundedReceiver<Command>) {
         loop {
             let next = self.timer.peek().map(|Reverse((at, _))| *at);
             let wake = next.map(|at| self.epoch + at.saturating_sub(Self::OFFSET));
@@ -224,7 +220,6 @@ impl Task {
                 () = async { sleep_until(wake.unwrap_or_else(Instant::now)).await }, if wake.is_some() => {
                     self.look_around();
                 }
-                () = stop.cancelled() => return,
             }
         }
     }
@@ -237,7 +232,7 @@ impl Task {
         let id = match command {
             Command::Watch(id, target, reports) => {
                 let now = self.now();
-                let timings = Kind::ALL.map(|kind| target.probes.get(kind).map(|it| it.timing));
+                let timings = KINDS.map(|kind| target.probes.get(kind).map(|it| it.timing));
                 let started_at = now.saturating_sub(target.age);
                 let tracker = Tracker::new(timings, started_at, now, target.initial, jitter(id));
                 let watched = Watched {

@@ -5,21 +5,10 @@
 
 use std::{fmt, time::Duration};
 
-/// What a probe is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Kind {
-    /// Whether it has started; until then the others rest. Failing it ends the container.
-    Startup,
-    /// Whether it can serve.
-    Readiness,
-    /// Whether it works. Failing it ends the container.
-    Liveness,
-}
+use crate::pod::machine::{Probe as Kind, Probing as Mode};
 
-impl Kind {
-    /// All kinds.
-    pub const ALL: [Self; 3] = [Self::Startup, Self::Readiness, Self::Liveness];
-}
+/// All kinds, in the order of their numbers.
+pub const KINDS: [Kind; 3] = [Kind::Startup, Kind::Readiness, Kind::Liveness];
 
 /// As messages begin.
 impl fmt::Display for Kind {
@@ -43,18 +32,6 @@ pub struct Timing {
     pub success: u32,
     /// Failures in a row that count; at least 1.
     pub failure: u32,
-}
-
-/// Which probes go on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum Mode {
-    /// None.
-    Off,
-    /// All.
-    #[default]
-    All,
-    /// The pod ends: nobody asks any more whether its containers have started or live.
-    ReadinessOnly,
 }
 
 /// What was known before, of a container that an earlier agent has started.
@@ -100,7 +77,7 @@ struct Track {
 }
 
 impl Tracker {
-    /// Probes of a container that runs since `started_at`, in the order of [`Kind::ALL`].
+    /// Probes of a container that runs since `started_at`, in the order of [`KINDS`].
     ///
     /// `initial` is what an earlier agent knew; then the first looks are put off by `jitter` of a period (0 to 1), so
     /// that an agent that comes back does not look everywhere at once.
@@ -132,7 +109,7 @@ impl Tracker {
                 over: false,
             }
         };
-        let mut kinds = Kind::ALL.into_iter();
+        let mut kinds = KINDS.into_iter();
         let tracks = timings.map(|timing| {
             let kind = kinds.next()?;
             timing.map(|timing| track(kind, timing))
@@ -159,13 +136,13 @@ impl Tracker {
     pub fn due(&self) -> Option<Duration> {
         let waits = |kind: &Kind| self.may_look(*kind);
         let next = |kind| self.track(kind).map(|track| track.next);
-        Kind::ALL.into_iter().filter(waits).filter_map(next).min()
+        KINDS.into_iter().filter(waits).filter_map(next).min()
     }
 
     /// The probes whose time has come. Each is to be answered by [`Tracker::seen`].
     pub fn take_due(&mut self, now: Duration) -> Vec<Kind> {
         let mut due = Vec::new();
-        for kind in Kind::ALL {
+        for kind in KINDS {
             if !self.may_look(kind) {
                 continue;
             }

@@ -15,6 +15,8 @@
 
 mod effects;
 mod ending;
+mod hooks;
+mod probes;
 mod recover;
 mod start;
 mod write;
@@ -37,6 +39,7 @@ use super::{
     containers,
     kept::Kept,
     machine::{Container, ContainerPlan, Effect, Ended, Event, Now, Role, Slot, State, Stopping},
+    probe::{Client, Prober},
     record::{HomeLink, Record},
     status,
 };
@@ -53,6 +56,10 @@ pub(crate) struct Context {
     pub(crate) launcher: Launcher,
     pub(crate) epoch: u64,
     pub(crate) host: Host,
+    /// Looks after all probes of the node.
+    pub(crate) prober: Prober,
+    /// For hooks.
+    pub(crate) http: Client,
     pub(crate) home: Option<PathBuf>,
     pub(crate) clock: Clock,
     /// Work on the disk at once: a thousand pods do not take a thousand threads.
@@ -100,6 +107,11 @@ impl Clock {
             wall: Timestamp::now(),
             mono: Self::OFFSET + self.start.elapsed(),
         }
+    }
+
+    /// Time since the start.
+    pub(crate) fn elapsed(&self) -> Duration {
+        self.start.elapsed()
     }
 
     fn instant(&self, mono: Duration) -> Instant {
@@ -202,6 +214,9 @@ pub(super) struct Worker {
     delete_retry: Retry,
     deleting: bool,
     renew_after: Option<Instant>,
+    hooks: hooks::Running,
+    /// None for a pod without probes.
+    watching: Option<Box<probes::Watching>>,
     /// Cancelled once nothing may start any more: look-ups for a start end with it.
     no_starts: CancellationToken,
     warnings: Vec<String>,
@@ -256,6 +271,8 @@ impl Worker {
             delete_retry: Retry::default(),
             deleting: false,
             renew_after: None,
+            hooks: Vec::new(),
+            watching: None,
             no_starts: CancellationToken::new(),
             warnings: admitted.warnings,
             told: BTreeSet::new(),
@@ -288,6 +305,8 @@ impl Worker {
                     Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
                     Err(_) => {}
                 },
+                // Cancel-safe: see there.
+                report = probes::next(&mut self.watching) => self.reported(report),
                 // Cancel-safe: made anew each time.
                 () = async { sleep_until(wake.unwrap_or_else(Instant::now)).await }, if wake.is_some() => {
                     self.woken();
@@ -463,6 +482,7 @@ impl Worker {
                     Stopping::Terminated { .. } => self.terminate(container),
                     Stopping::Killed => self.kill(container),
                 }
+                self.probe_adopted(container);
             }
             Done::Written { status, outcome } => self.status_written(status, outcome),
             Done::Deleted(outcome) => self.deleted(outcome),
@@ -628,9 +648,17 @@ impl Worker {
             } => {
                 self.notify(container, warning, reason, message);
             }
-            Effect::RunHook { .. } | Effect::DropHook { .. } | Effect::Probe { .. } => {
-                // No plan has hooks or probes yet: admission refuses them.
-            }
+            Effect::RunHook {
+                container,
+                attempt,
+                hook,
+            } => self.run_hook(container, attempt, hook),
+            Effect::DropHook { container } => self.drop_hook(container),
+            Effect::Probe {
+                container,
+                attempt,
+                which,
+            } => self.probe(container, attempt, which),
             Effect::DeleteObject => self.delete(),
         }
     }

@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::{ContainerStateTerminated, ContainerStatus, Pod,
 use super::{
     Context,
     ending::{self, How},
-    start,
+    hooks, start,
 };
 use crate::{
     container::{Adopted, ContainerDir, Handle},
@@ -56,7 +56,11 @@ pub(super) async fn containers(
         let on_disk = match context.root.container(uid, &container.name) {
             Ok(dir) => {
                 let how = How::of(context, pod, &container.name);
-                attempts(context, &dir, how, handle).await
+                let mut found = attempts(context, &dir, how, handle).await;
+                if let Some(run) = found.as_mut().and_then(|it| it.running.as_mut()) {
+                    run.pre_stopped = hooks::pre_stopped(&dir, run.attempt);
+                }
+                found
             }
             Err(error) => {
                 tracing::error!(

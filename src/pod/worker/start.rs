@@ -103,7 +103,10 @@ impl Worker {
         }
     }
 
-    fn notifier(&self, container: usize) -> impl Fn((bool, &'static str, String)) + Send + use<> {
+    pub(super) fn notifier(
+        &self,
+        container: usize,
+    ) -> impl Fn((bool, &'static str, String)) + Send + use<> {
         let recorder = self.context.events.clone();
         let plan = &self.state.plan().containers[container];
         let subject = crate::events::Subject {

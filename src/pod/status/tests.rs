@@ -241,7 +241,7 @@ fn problems_are_shown_and_go_away() {
 #[test]
 fn a_refused_pod_shows_the_reason_in_every_container() {
     let case = Case::new(json!({"containers": [
-        {"name": "a", "image": "host"}, {"name": "b", "image": "host", "livenessProbe": {}}]}));
+        {"name": "a", "image": "host"}, {"name": "b", "image": "host", "securityContext": {"privileged": true}}]}));
     let status = case.json();
     assert_eq!(status["phase"], "Pending");
     for index in 0..2 {
@@ -251,7 +251,7 @@ fn a_refused_pod_shows_the_reason_in_every_container() {
             waiting["message"]
                 .as_str()
                 .unwrap()
-                .contains("spec.containers[1].livenessProbe")
+                .contains("spec.containers[1].securityContext.privileged")
         );
     }
 }

@@ -37,7 +37,7 @@ doc: tools
 	RUSTDOCFLAGS="-D warnings -A rustdoc::private-intra-doc-links" $(CARGO) doc --locked --workspace --no-deps --document-private-items
 
 bench: tools ## measure; the rows of docs/performance.md
-	$(CARGO) bench --locked --profile fast --bench pods
+	$(CARGO) bench --locked --profile release --bench pods
 
 conformance: build ## the official conformance suite against the embedded API server; skipped where Go is missing
 	@VK_CMD=$(BIN) scripts/conformance || { code=$$?; test $$code -eq 77 && echo "SKIPPED conformance: its programs are not built and Go is missing"; }

@@ -20,6 +20,8 @@ use serde_json::json;
 const VK_CMD: &str = env!("CARGO_BIN_EXE_vk-cmd");
 const SEQUENCE: usize = 100;
 const BURST: usize = 1_000;
+/// After this long what the burst needed for a moment has been given back.
+const SETTLED: Duration = Duration::from_secs(10);
 
 struct Up {
     child: Child,
@@ -270,11 +272,16 @@ async fn main() {
         "{BURST} pods created at once, all Running: {:.2} s",
         last - begin
     );
-    println!(
-        "with {BURST} pods: RSS {} KiB, private {} KiB",
-        memory(agent, "status", &["VmRSS:"]),
-        memory(agent, "smaps_rollup", &["Private_"])
-    );
+    let resident = |when: &str| {
+        println!(
+            "with {BURST} pods, {when}: RSS {} KiB, private {} KiB",
+            memory(agent, "status", &["VmRSS:"]),
+            memory(agent, "smaps_rollup", &["Private_"])
+        );
+    };
+    resident("as the last one starts");
+    tokio::time::sleep(SETTLED).await;
+    resident("settled");
     let mut private: Vec<f64> = shims()
         .iter()
         .map(|pid| memory(*pid, "smaps_rollup", &["Private_"]) as f64)

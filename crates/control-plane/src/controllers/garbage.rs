@@ -71,6 +71,8 @@ fn judge(owners: &[Owner], object: &Meta, has_dependents: bool) -> Verdict {
 enum Step {
     Delete {
         uid: String,
+        /// What was looked at: whoever gives the object a new owner meanwhile saves it.
+        revision: u64,
         propagation: Propagation,
         /// The object waits for its dependents and one of them for it: it lets go first.
         unblock: bool,
@@ -249,6 +251,7 @@ impl Collector {
                     });
                 Some(Step::Delete {
                     uid: meta.uid,
+                    revision: object.revision,
                     propagation,
                     unblock,
                 })
@@ -305,6 +308,8 @@ pub async fn run(registry: Registry) {
                 let outcome: Result<(), ApiError> = outcome;
                 match outcome {
                     Ok(()) => collector.queue.succeeded(&key),
+                    // It is not what was looked at any more: look again.
+                    Err(error) if error.is_conflict() => collector.queue.retry(key),
                     Err(error) => {
                         tracing::warn!(%key, %error, "cannot collect the object");
                         collector.queue.retry(key);
@@ -326,8 +331,7 @@ pub async fn run(registry: Registry) {
 
 fn unless_gone<T>(outcome: Result<T, ApiError>) -> Result<(), ApiError> {
     match outcome {
-        // Another object with the name is not ours to collect.
-        Err(error) if error.is_not_found() || error.is_conflict() => Ok(()),
+        Err(error) if error.is_not_found() => Ok(()),
         Err(error) => Err(error),
         Ok(_) => Ok(()),
     }
@@ -338,17 +342,21 @@ async fn execute(registry: &Registry, key: &Key, step: Step) -> Result<(), ApiEr
     match step {
         Step::Delete {
             uid,
+            mut revision,
             propagation,
             unblock,
         } => {
             if unblock {
-                edit(registry, &context, key, |metadata| {
+                let edited = edit(registry, &context, key, |metadata| {
                     each_owner(metadata, |owner| {
                         owner["blockOwnerDeletion"] = json!(false);
                         true
                     });
-                })
-                .await?;
+                });
+                match edited.await? {
+                    Some(edited) => revision = edited,
+                    None => return Ok(()),
+                }
             }
             let Some((def, namespace, name)) = parts(key) else {
                 return Ok(());
@@ -356,7 +364,7 @@ async fn execute(registry: &Registry, key: &Key, step: Step) -> Result<(), ApiEr
             let options = DeleteOptions {
                 preconditions: Preconditions {
                     uid: Some(uid),
-                    resource_version: None,
+                    resource_version: Some(revision.to_string()),
                 },
                 propagation: Some(propagation),
                 ..DeleteOptions::default()
@@ -385,14 +393,15 @@ fn parts(key: &str) -> Option<(&'static crate::resource::ResourceDef, &str, &str
     Some((def, words.next()?, words.next()?))
 }
 
+/// Changes an object's metadata and tells its revision; none where it is gone.
 async fn edit(
     registry: &Registry,
     context: &Context,
     key: &str,
     change: impl Fn(&mut Value) + Send + Sync,
-) -> Result<(), ApiError> {
+) -> Result<Option<u64>, ApiError> {
     let Some((def, namespace, name)) = parts(key) else {
-        return Ok(());
+        return Ok(None);
     };
     let outcome = registry
         .modify(context, def, namespace, name, "", |object| {
@@ -401,9 +410,9 @@ async fn edit(
         })
         .await;
     match outcome {
-        Err(error) if error.is_not_found() => Ok(()),
+        Err(error) if error.is_not_found() => Ok(None),
         Err(error) => Err(error),
-        Ok(_) => Ok(()),
+        Ok(object) => Ok(Some(object.revision)),
     }
 }
 
@@ -435,6 +444,7 @@ async fn drop_references(
         });
     })
     .await
+    .map(drop)
 }
 
 async fn release(
@@ -449,6 +459,7 @@ async fn release(
         }
     })
     .await
+    .map(drop)
 }
 
 #[cfg(test)]

@@ -27,6 +27,8 @@ use crate::status::ApiError;
 
 /// How long a node may take to answer the connection and the TLS handshake.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long it may take until its answer begins; the body may take as long as it likes.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 const DEFAULT_PORT: u64 = 10250;
 
 /// Speaks to kubelets with the cluster's own client certificate.
@@ -105,9 +107,10 @@ impl KubeletClient {
                 "node {name} has no address to reach its kubelet at"
             ))
         })?;
+        let authority = authority(&host, port);
         let failed = |what: &str, error: &dyn std::fmt::Display| {
             ApiError::internal(format!(
-                "Get \"https://{host}:{port}{target}\": {what}: {error}"
+                "Get \"https://{authority}{target}\": {what}: {error}"
             ))
         };
         let connect = async {
@@ -133,17 +136,26 @@ impl KubeletClient {
             }
         }));
         let request = Request::get(target)
-            .header(http::header::HOST, format!("{host}:{port}"))
+            .header(http::header::HOST, &authority)
             .body(Empty::<Bytes>::new())
             .map_err(|error| failed("request", &error))?;
-        let response = sender
-            .send_request(request)
+        let response = tokio::time::timeout(HEADER_TIMEOUT, sender.send_request(request))
             .await
+            .map_err(|_| failed("http", &"timeout awaiting response headers"))?
             .map_err(|error| failed("http", &error))?;
         Ok(response.map(|body| NodeBody {
             body,
             _connection: connection,
         }))
+    }
+}
+
+/// Host and port as a URL writes them.
+fn authority(host: &str, port: u16) -> String {
+    if host.contains(':') {
+        format!("[{host}]:{port}")
+    } else {
+        format!("{host}:{port}")
     }
 }
 
@@ -243,5 +255,7 @@ mod tests {
         let node = json!({"status": {"addresses": [{"type": "Hostname", "address": "n1"}]}});
         assert_eq!(endpoint(&node), Some(("n1".to_owned(), 10250)));
         assert_eq!(endpoint(&json!({"status": {}})), None);
+        assert_eq!(authority("10.0.0.1", 10250), "10.0.0.1:10250");
+        assert_eq!(authority("fd00::1", 10250), "[fd00::1]:10250");
     }
 }

@@ -28,10 +28,10 @@ use crate::{
         dir::DirError,
         launch::{default_socket_dir, raise_open_files},
     },
-    events,
-    node::{self, NodeError, NodeSpec},
+    events, hostpipe,
+    node::{self, Board, NodeError, NodeSpec},
     pod::{
-        Clock, Context, Host, OpenError, Order, Place, Pods,
+        Clock, Context, Host, OnHost, OpenError, Order, Place, Pods,
         admission::Identity,
         api::{ApiProblem, PodApi, Retry, get},
         compat::Compat,
@@ -39,6 +39,8 @@ use crate::{
         probe::{Client, Prober},
     },
 };
+
+mod host_watch;
 
 /// All that the agent is told; resolved once, never changed.
 pub struct AgentSettings {
@@ -74,6 +76,19 @@ pub struct AgentSettings {
     pub service: Option<Service>,
     /// Told once the node is registered and Ready.
     pub on_ready: Option<oneshot::Sender<()>>,
+    /// How the host is reached where the agent sits in a container.
+    pub hostpipe: Option<Hostpipe>,
+    /// What others have to say in the node's status.
+    pub board: Board,
+}
+
+/// The way to the host.
+#[derive(Clone, Debug)]
+pub struct Hostpipe {
+    /// The pipe; somebody watches over it.
+    pub client: hostpipe::Client,
+    /// Whether every container runs on the host, not only those that need it.
+    pub everything: bool,
 }
 
 /// A server that runs beside the agent until its token is cancelled.
@@ -107,6 +122,9 @@ pub enum Outcome {
     Aborted,
     /// A newer agent holds this node's name.
     SteppedDown,
+    /// Another reader of the hostpipe has answered, with another home or environment: what pods are told is to be
+    /// found out anew. Containers go on.
+    HostChanged,
 }
 
 /// Why the agent could not start.
@@ -186,7 +204,13 @@ impl Agent {
         if let Err(error) = raise_open_files() {
             tracing::warn!(%error, "the limit of open files stays as it is");
         }
-        let launcher = Launcher::new(settings.shim.clone(), default_socket_dir())?;
+        let sockets = match &settings.hostpipe {
+            // All else in this container may be read-only.
+            Some(pipe) if pipe.everything => pipe.client.dir().sockets(),
+            _ => default_socket_dir(),
+        };
+        let host = settings.hostpipe.as_ref().map(|pipe| pipe.client.clone());
+        let launcher = Launcher::new(settings.shim.clone(), sockets)?.with_host(host);
         tracing::info!(root = %place.root.path().display(), epoch = place.epoch, "the root is ours");
         Ok(Self {
             client,
@@ -212,7 +236,7 @@ impl Agent {
         let (prober, probing) = Prober::new(http.clone());
         let context = Context {
             api: PodApi::new(client.clone()),
-            events: recorder,
+            events: recorder.clone(),
             root: place.root.clone(),
             launcher,
             epoch: place.epoch,
@@ -236,7 +260,14 @@ impl Agent {
             labels: settings.labels,
             taint: settings.taint,
             devices: devices.devices.clone(),
+            board: settings.board.clone(),
         };
+        let host_changed = host_watch::follow(
+            settings.hostpipe.map(|pipe| pipe.client),
+            settings.board,
+            spec.name.clone(),
+            recorder,
+        );
         let data = place.root.path().to_owned();
         let stop_keeper = CancellationToken::new();
         let keeper = node::keep(
@@ -271,6 +302,7 @@ impl Agent {
                 Some(Err(error)) => Ending::Failed(error),
                 Some(Ok(node::End::Stopped)) | None => Ending::Abort,
             },
+            () = host_changed => Ending::HostChanged,
             ended = manager.join_next() => {
                 joined(ended);
                 Ending::Abort
@@ -278,7 +310,7 @@ impl Agent {
         };
         let end_containers = match ending {
             Ending::Drain => true,
-            Ending::Abort | Ending::Failed(_) => false,
+            Ending::Abort | Ending::HostChanged | Ending::Failed(_) => false,
             // On our root the newer agent has adopted them; elsewhere they are ours to end.
             Ending::Lost => !place.superseded(),
         };
@@ -317,6 +349,7 @@ impl Agent {
             Ending::Drain => Ok(Outcome::Drained),
             Ending::Abort => Ok(Outcome::Aborted),
             Ending::Lost => Ok(Outcome::SteppedDown),
+            Ending::HostChanged => Ok(Outcome::HostChanged),
             Ending::Failed(error) => Err(error.into()),
         }
     }
@@ -325,6 +358,7 @@ impl Agent {
 enum Ending {
     Drain,
     Abort,
+    HostChanged,
     Lost,
     Failed(NodeError),
 }
@@ -373,6 +407,14 @@ fn host(settings: &AgentSettings) -> Host {
             gid: nix::unistd::getegid().as_raw(),
         },
         compat: settings.compat,
+        on_host: settings.hostpipe.as_ref().map(|pipe| {
+            let facts = pipe.client.facts();
+            let environment = facts.as_ref().map_or(&[][..], |facts| &facts.environment);
+            OnHost {
+                everything: pipe.everything,
+                environment: env::inherited(environment, &settings.environment_deny),
+            }
+        }),
     }
 }
 

@@ -7,6 +7,7 @@ pub mod commands;
 pub mod container;
 pub mod events;
 pub mod exit;
+pub mod hostpipe;
 pub mod kubelet_api;
 pub mod logging;
 pub mod node;

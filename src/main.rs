@@ -22,8 +22,12 @@ const WORKERS: usize = 4;
 fn main() -> ExitCode {
     // Before anything else is set up: a shim must stay small, and a thousand of them start at once.
     let mut args = std::env::args_os().skip(1);
-    if args.next().is_some_and(|verb| verb == "shim") {
-        return vk_cmd::container::shim::main(args.collect());
+    match args.next() {
+        Some(verb) if verb == "shim" => return vk_cmd::container::shim::main(args.collect()),
+        Some(verb) if verb == vk_cmd::hostpipe::ANSWER_VERB => {
+            return vk_cmd::container::launch::hostpipe::answer::main(args.collect());
+        }
+        _ => {}
     }
     let cli = Cli::parse();
     if let Err(problem) = logging::init(&cli.log) {

@@ -2,6 +2,7 @@
 
 mod agent;
 mod client;
+mod hostpipe;
 mod site;
 mod up;
 
@@ -9,6 +10,7 @@ pub use agent::{AgentArgs, Semantics};
 pub use client::{
     ApplyArgs, ClusterArgs, DeleteArgs, DescribeArgs, GetArgs, LogsArgs, OutputFormat, SelectArgs,
 };
+pub use hostpipe::{HostpipeArgs, HostpipeDir, HostpipeSendArgs, HostpipeVerb};
 pub use site::{
     SiteAction, SiteArgs, SiteInitArgs, SiteListArgs, SiteOutput, SiteShowArgs, SiteVerb,
 };
@@ -39,6 +41,8 @@ pub enum Verb {
     Agent(Box<AgentArgs>),
     /// Site profiles, and what this machine can do
     Site(SiteVerb),
+    /// Run commands on the host from within a container
+    Hostpipe(HostpipeArgs),
     /// Create or change objects from files
     Apply(ApplyArgs),
     /// Print objects, as the server's own table or whole

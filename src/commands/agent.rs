@@ -18,6 +18,7 @@ use crate::agent::{self, AgentSettings, Outcome, Service, Shutdown};
 use crate::cli::{AgentArgs, Semantics};
 use crate::exit::{Exit, UsageError};
 use crate::kubelet_api::{self, Listener, ServingCertificate};
+use crate::node::Board;
 use crate::pod::compat::Compat;
 use crate::settings::agent::{AgentConfig, hostname};
 
@@ -70,7 +71,7 @@ pub async fn run(args: AgentArgs) -> Result<Exit> {
     };
     Ok(match outcome {
         Outcome::Drained | Outcome::Aborted => Exit::Success,
-        Outcome::SteppedDown => Exit::Failure,
+        Outcome::SteppedDown | Outcome::HostChanged => Exit::Failure,
     })
 }
 
@@ -133,6 +134,8 @@ pub(super) async fn settle(
         },
         service: Some(service),
         on_ready,
+        hostpipe: None,
+        board: Board::default(),
     })
 }
 

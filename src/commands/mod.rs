@@ -5,6 +5,7 @@ pub mod apply;
 pub mod delete;
 pub mod describe;
 pub mod get;
+pub mod hostpipe;
 pub mod logs;
 mod select;
 mod signals;
@@ -25,6 +26,7 @@ pub async fn run(cli: Cli) -> Exit {
         Verb::Up(args) => up::run(*args).await,
         Verb::Agent(args) => agent::run(*args).await,
         Verb::Site(verb) => site::run(verb).await,
+        Verb::Hostpipe(args) => hostpipe::run(args).await,
         Verb::Apply(args) => apply::run(args).await,
         Verb::Get(args) => get::run(args).await,
         Verb::Describe(args) => describe::run(args).await,

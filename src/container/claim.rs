@@ -61,8 +61,11 @@ pub struct Intent {
 pub struct Start {
     /// Random identity, also in the environment of its processes.
     pub container: String,
-    /// Control socket of its shim.
+    /// Control socket of its shim, as the shim sees it.
     pub socket: PathBuf,
+    /// Whether the shim is started on the host, through the hostpipe.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub on_host: bool,
 }
 
 /// Who took an attempt.
@@ -239,6 +242,7 @@ mod tests {
         Purpose::Start(Start {
             container: "id".into(),
             socket: "/s".into(),
+            on_host: false,
         })
     }
 

@@ -30,6 +30,10 @@ pub struct ContainerSpec {
     /// container engine, the way into what that runs.
     #[serde(default)]
     pub exec_prefix: Vec<String>,
+    /// Whether it is to run on the host, through the hostpipe; paths below the shared directory are then written as
+    /// the host sees them. The shim itself does not care.
+    #[serde(default)]
+    pub on_host: bool,
 }
 
 const fn default_umask() -> u32 {
@@ -48,6 +52,7 @@ impl ContainerSpec {
             umask: default_umask(),
             log: LogPolicy::default(),
             exec_prefix: Vec::new(),
+            on_host: false,
         }
     }
 }

@@ -337,10 +337,12 @@ impl Keeper {
     async fn beat(&mut self, stop: &CancellationToken) -> Result<End, NodeError> {
         let mut retry = Retry::default();
         let mut pause = BEAT;
+        let mut notices = self.spec.board.subscribe();
         loop {
             tokio::select! {
-                // Cancel-safe: both only wait.
+                // Cancel-safe: all only wait. The board lives as long as we do.
                 () = tokio::time::sleep(pause) => {}
+                Ok(()) = notices.changed() => {}
                 () = stop.cancelled() => return Ok(End::Stopped),
             }
             let beat = async {

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Taint;
 use serde_json::{Map, Value, json};
 
+use super::board::{Board, Notices};
 use super::capacity::Capacity;
 use super::devices::Devices;
 use super::pressure::Pressure;
@@ -37,6 +38,8 @@ pub struct NodeSpec {
     pub taint: Option<Taint>,
     /// The GPUs to advertise.
     pub devices: Devices,
+    /// What other parts of the agent have to say in the status.
+    pub board: Board,
 }
 
 /// Facts of the host that do not change while the agent runs.
@@ -137,6 +140,8 @@ pub fn status(
     for (resource, devices) in &spec.devices {
         resources[*resource] = devices.len().to_string().into();
     }
+    let notices = spec.board.subscribe().borrow().clone();
+    let port = notices.kubelet_port.unwrap_or(spec.kubelet_port);
     json!({
         "capacity": resources,
         "allocatable": resources,
@@ -144,7 +149,7 @@ pub fn status(
             {"type": "InternalIP", "address": spec.address.to_string()},
             {"type": "Hostname", "address": spec.hostname},
         ],
-        "daemonEndpoints": {"kubeletEndpoint": {"Port": spec.kubelet_port}},
+        "daemonEndpoints": {"kubeletEndpoint": {"Port": port}},
         "nodeInfo": {
             "architecture": architecture(),
             "bootID": host.boot_id,
@@ -157,7 +162,7 @@ pub fn status(
             "kubeletVersion": KUBELET_VERSION,
             "kubeProxyVersion": "",
         },
-        "conditions": conditions(pressure, not_ready, previous, now),
+        "conditions": conditions(pressure, not_ready, &notices, previous, now),
     })
 }
 
@@ -172,6 +177,7 @@ fn quantity_of_millis(millis: u64) -> String {
 fn conditions(
     pressure: Pressure,
     not_ready: Option<(&str, &str)>,
+    notices: &Notices,
     previous: &Value,
     now: Timestamp,
 ) -> Vec<Value> {
@@ -195,7 +201,7 @@ fn conditions(
     };
     let (ready_reason, ready_message) =
         not_ready.unwrap_or(("KubeletReady", "the agent takes pods"));
-    vec![
+    let mut all = vec![
         pressed(
             "MemoryPressure",
             pressure.memory,
@@ -227,7 +233,14 @@ fn conditions(
             ("KubeletHasSufficientPID", "enough process ids are free"),
         ),
         condition("Ready", not_ready.is_none(), ready_reason, ready_message),
-    ]
+    ];
+    all.extend(
+        notices
+            .conditions
+            .iter()
+            .map(|(kind, it)| condition(kind, it.status, &it.reason, &it.message)),
+    );
+    all
 }
 
 /// The status without its heartbeats: what has to change for it to be sent before its time.
@@ -264,6 +277,7 @@ mod tests {
             labels: BTreeMap::from([("jiriaf.site".to_owned(), "Local".to_owned())]),
             taint: None,
             devices: Devices::from([(crate::node::devices::NVIDIA, vec!["0".to_owned()])]),
+            board: Board::default(),
         }
     }
 

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, path::Path};
 use k8s_openapi::api::core::v1::Container;
 
 use super::{Host, env::expand, machine::Waiting};
+use crate::hostpipe;
 
 /// Annotation `vk-cmd/script.<container>` names the file that script mode runs.
 pub const SCRIPT_ANNOTATION: &str = "vk-cmd/script.";
@@ -29,6 +30,8 @@ pub struct Command {
     pub argv: Vec<String>,
     /// That one of several scripts was taken.
     pub notice: Option<String>,
+    /// Whether it was a line for the hostpipe, the command in which is run in its place: managed, on the host.
+    pub for_host: bool,
 }
 
 /// Builds argv. `own` are the container's variables, `is_file` tells whether a path
@@ -100,7 +103,25 @@ pub fn command(
             ),
         });
     }
-    Ok(Command { argv, notice })
+    let line = match argv.as_slice() {
+        [shell, option, line] if option == "-c" && is_shell(shell) => hostpipe::one_liner(line),
+        _ => None,
+    };
+    let for_host = line.is_some();
+    let argv = match line {
+        Some(line) => vec!["bash".to_owned(), "-c".to_owned(), line],
+        None => argv,
+    };
+    Ok(Command {
+        argv,
+        notice,
+        for_host,
+    })
+}
+
+fn is_shell(program: &str) -> bool {
+    let name = program.rsplit('/').next();
+    matches!(name, Some("sh" | "bash"))
 }
 
 /// Files of a config map are not executable, so that a script without a command is
@@ -244,6 +265,21 @@ mod tests {
         assert_eq!(
             argv("s", &["bash -x"], &[], Some(&["a.sh"])),
             ["bash", "-c", "bash -x \"$@\"", "bash", "/r/c/job/a.sh"]
+        );
+    }
+
+    #[test]
+    fn a_line_for_the_pipe_is_run_as_the_command_in_it() {
+        let line = "echo 'docker run x' > /root/hostpipe/vk-cmd";
+        for command in [vec![line], vec!["/bin/sh", "-c", line]] {
+            let run = run("host", &command, &[], None, None).unwrap();
+            assert_eq!(run.argv, ["bash", "-c", "docker run x"]);
+            assert!(run.for_host);
+        }
+        assert!(
+            !run("host", &["echo x > /tmp/y"], &[], None, None)
+                .unwrap()
+                .for_host
         );
     }
 

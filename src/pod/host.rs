@@ -1,6 +1,6 @@
 //! What pods are told of the machine they are on.
 
-use std::net::IpAddr;
+use std::{borrow::Cow, net::IpAddr};
 
 use super::{admission::Identity, compat::Compat};
 
@@ -19,9 +19,36 @@ pub struct Host {
     pub identity: Identity,
     /// Whose semantics pods get that do not choose.
     pub compat: Compat,
+    /// The host, where the agent itself sits in a container and reaches it through the hostpipe.
+    pub on_host: Option<OnHost>,
+}
+
+/// The host behind the hostpipe.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OnHost {
+    /// Whether every container runs there, not only those that need the host.
+    pub everything: bool,
+    /// What processes there inherit; empty until the host has answered.
+    pub environment: Vec<(String, String)>,
 }
 
 impl Host {
+    /// The facts for one container, and whether it runs on the host behind the pipe.
+    /// `needs_host`: it starts an engine, or is a line meant for the pipe.
+    pub fn for_container(&self, needs_host: bool) -> (Cow<'_, Self>, bool) {
+        match &self.on_host {
+            Some(host) if host.everything || needs_host => {
+                let environment = host.environment.clone();
+                let there = Self {
+                    environment,
+                    ..self.clone()
+                };
+                (Cow::Owned(there), true)
+            }
+            _ => (Cow::Borrowed(self), false),
+        }
+    }
+
     /// `KUBERNETES_SERVICE_HOST` and its kin. They name the address that this node
     /// uses itself: a cluster IP leads nowhere from a batch node.
     pub fn service_environment(&self) -> impl Iterator<Item = (String, String)> {
@@ -59,6 +86,7 @@ impl Host {
                 gid: 100,
             },
             compat: Compat::default(),
+            on_host: None,
         }
     }
 }

@@ -35,7 +35,7 @@ pub mod status;
 pub mod volumes;
 mod worker;
 
-pub use host::Host;
+pub use host::{Host, OnHost};
 pub use manager::{ContainerView, PodView, Pods};
 pub(crate) use manager::{Order, manage};
 pub use place::{OpenError, Place};

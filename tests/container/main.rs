@@ -3,6 +3,7 @@
 mod crashes;
 mod exec;
 mod faults;
+mod hostpipe;
 mod logs;
 mod run;
 mod support;

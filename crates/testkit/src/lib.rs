@@ -15,7 +15,7 @@ mod wait;
 pub use client::{Client, Request, Response};
 pub use kubectl::{Kubectl, Output, find_program};
 pub use real::{RealCluster, RealClusterBuilder};
-pub use up::{Up, UpBuilder};
+pub use up::{Up, UpBuilder, end_processes_of};
 pub use wait::{eventually, eventually_within};
 
 /// Says loudly that a test does not run, and why. Use it as `return skip!("…")`.

@@ -216,7 +216,7 @@ impl Drop for Up {
 }
 
 /// Ends every process that works below `place`: containers outlive their agent by design.
-pub(crate) fn end_processes_of(place: &Path) {
+pub fn end_processes_of(place: &Path) {
     eventually("processes of a test end", || {
         let mut left = Vec::new();
         for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {

@@ -12,7 +12,7 @@ use tokio::{net::UnixStream, task::spawn_blocking};
 use super::{
     AdoptError, Adopted, Cancellation, Handle, create_private_dir,
     handle::{Connection, Origin},
-    leftovers,
+    hostpipe, leftovers,
 };
 use crate::container::{
     claim::{self, Claim, Claimed, Intent, Purpose, Start},
@@ -22,6 +22,7 @@ use crate::container::{
     protocol::{Answer, Greeting, Message, Request},
     status::{FORMAT_VERSION, Status, StatusFile},
 };
+use crate::hostpipe::Client;
 
 /// What is on disk of an attempt.
 pub(super) struct Found {
@@ -85,8 +86,11 @@ pub(super) enum Resolved {
 }
 
 /// See [`super::Launcher::adopt`].
-pub(super) async fn adopt(records: &AttemptDir) -> Result<Adopted, AdoptError> {
-    Ok(match resolve(records).await? {
+pub(super) async fn adopt(
+    records: &AttemptDir,
+    host: Option<&Client>,
+) -> Result<Adopted, AdoptError> {
+    Ok(match resolve(records, host).await? {
         Resolved::NeverStarted => Adopted::NeverStarted,
         Resolved::Cancelled => Adopted::Cancelled,
         Resolved::Ended(status @ Status::Lost { .. }) => Adopted::Lost(status),
@@ -101,6 +105,7 @@ pub(super) async fn adopt(records: &AttemptDir) -> Result<Adopted, AdoptError> {
                 records: records.clone(),
                 container,
                 socket,
+                host: host.cloned(),
             };
             Adopted::Running(Handle::new(connection, None, origin, status))
         }
@@ -108,12 +113,20 @@ pub(super) async fn adopt(records: &AttemptDir) -> Result<Adopted, AdoptError> {
 }
 
 /// Finds out what became of an attempt; ends what a dead shim left behind.
-pub(super) async fn resolve(records: &AttemptDir) -> Result<Resolved, AdoptError> {
+pub(super) async fn resolve(
+    records: &AttemptDir,
+    host: Option<&Client>,
+) -> Result<Resolved, AdoptError> {
     let Some(found) = read(records).await? else {
         return Ok(Resolved::NeverStarted);
     };
     if let Some(status) = ended(&found) {
         return Ok(Resolved::Ended(status));
+    }
+    if let Some(host) = host
+        && found.start().is_some_and(|start| start.on_host)
+    {
+        return hostpipe::resolve(records, &found, host).await;
     }
     match &found.claimed {
         Claimed::By(Claim {
@@ -215,7 +228,7 @@ async fn call_back(start: &Start, shim: &Stat) -> Result<Option<Resolved>, Adopt
 /// How long a shim that lives may take to answer; it does little else.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
-fn ended(found: &Found) -> Option<Status> {
+pub(super) fn ended(found: &Found) -> Option<Status> {
     found
         .status
         .as_ref()
@@ -225,7 +238,10 @@ fn ended(found: &Found) -> Option<Status> {
 }
 
 /// Connects to a shim; `None` when nobody listens.
-async fn connect(start: &Start, shim: Option<&Stat>) -> Result<Option<Resolved>, AdoptError> {
+pub(super) async fn connect(
+    start: &Start,
+    shim: Option<&Stat>,
+) -> Result<Option<Resolved>, AdoptError> {
     if let Some(stat) = shim {
         // One that somebody has stopped would never answer; to any other this is nothing.
         process::signal_seen(stat, Signal::SIGCONT).map_err(AdoptError::Processes)?;

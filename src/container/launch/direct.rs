@@ -10,6 +10,7 @@ use std::{
         fd::OwnedFd,
         unix::{net::UnixStream as StdUnixStream, process::CommandExt},
     },
+    path::PathBuf,
     process::Stdio,
 };
 
@@ -17,6 +18,7 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::UnixStream,
     process::Child,
+    sync::OwnedSemaphorePermit,
     task::spawn_blocking,
 };
 
@@ -42,7 +44,24 @@ pub async fn start(
     epoch: u64,
     spec: &ContainerSpec,
 ) -> Result<Handle, StartError> {
-    let mut spec = spec.clone();
+    let frame = start_frame(launcher, spec.clone())?;
+    let permit = launcher.permit().await?;
+    let records = dir.attempt(attempt);
+    let spawned = {
+        let (launcher, records) = (launcher.clone(), records.clone());
+        spawn_blocking(move || launcher.spawn(&records, epoch))
+    };
+    let spawned = spawned
+        .await
+        .map_err(|error| launcher.failed(io::Error::other(error)))??;
+    converse(launcher, records, epoch, spawned, &frame, permit).await
+}
+
+/// The frame that hands a shim its spec.
+pub(super) fn start_frame(
+    launcher: &Launcher,
+    mut spec: ContainerSpec,
+) -> Result<Vec<u8>, StartError> {
     if let Some(&soft) = OPEN_FILES.get()
         && !spec
             .rlimits
@@ -54,34 +73,33 @@ pub async fn start(
             soft,
         });
     }
-    let frame = Request::Start(Box::new(spec))
+    Request::Start(Box::new(spec))
         .encode(0)
-        .map_err(|error| launcher.failed(error.into()))?;
-    // Closed never: the launcher holds it.
-    let permit = launcher
-        .starts
-        .clone()
-        .acquire_owned()
-        .await
-        .map_err(|error| launcher.failed(io::Error::other(error)))?;
-    let records = dir.attempt(attempt);
-    let spawned = {
-        let (launcher, records) = (launcher.clone(), records.clone());
-        spawn_blocking(move || launcher.spawn(&records, epoch))
-    };
-    let spawned = spawned
-        .await
-        .map_err(|error| launcher.failed(io::Error::other(error)))??;
+        .map_err(|error| launcher.failed(error.into()))
+}
+
+/// Hands the spec over and waits until the command runs.
+pub(super) async fn converse(
+    launcher: &Launcher,
+    records: AttemptDir,
+    epoch: u64,
+    spawned: Spawned,
+    frame: &[u8],
+    permit: OwnedSemaphorePermit,
+) -> Result<Handle, StartError> {
     let Spawned {
         stream,
         mut child,
         intent,
+        socket,
     } = spawned;
-    let outcome = tokio::time::timeout(launcher.patience, talk(stream, &frame)).await;
+    let outcome = tokio::time::timeout(launcher.patience, talk(stream, frame)).await;
     drop(permit);
     let outcome = outcome.unwrap_or_else(|_| {
         // What it may have started by now is found and ended as that of any other dead shim.
-        let _ = child.start_kill();
+        if let Some(child) = &mut child {
+            let _ = child.start_kill();
+        }
         Err(io::Error::new(
             io::ErrorKind::TimedOut,
             format!("no answer within {} s", launcher.patience.as_secs()),
@@ -100,16 +118,17 @@ pub async fn start(
         }) => Err(StartError::Failed { reason, message }),
         Answer::Status(status) => Ok(Handle::new(
             Connection::new(stream),
-            Some(child),
+            child,
             Origin {
                 records,
                 container: intent.start.container,
-                socket: intent.start.socket,
+                socket,
+                host: launcher.host.clone(),
             },
             status,
         )),
         Answer::Refused(refusal) => Err(match refusal.code {
-            RefusalCode::Claimed => taken(&records, attempt),
+            RefusalCode::Claimed => taken(&records, records.number()),
             RefusalCode::Superseded => superseded(&records, epoch)
                 .unwrap_or_else(|| launcher.failed(io::Error::other(refusal.message))),
             _ => launcher.failed(io::Error::other(refusal.message)),
@@ -121,14 +140,24 @@ pub async fn start(
 }
 
 /// A shim that waits for its spec.
-struct Spawned {
-    stream: UnixStream,
-    child: Child,
-    intent: Intent,
+pub(super) struct Spawned {
+    pub(super) stream: UnixStream,
+    /// None where it is not our child.
+    pub(super) child: Option<Child>,
+    pub(super) intent: Intent,
+    /// Where it listens, as this side sees it.
+    pub(super) socket: PathBuf,
 }
 
 impl Launcher {
-    fn failed(&self, source: io::Error) -> StartError {
+    /// Waits until there is room for one more start.
+    pub(super) async fn permit(&self) -> Result<OwnedSemaphorePermit, StartError> {
+        // Closed never: the launcher holds it.
+        let permit = self.starts.clone().acquire_owned().await;
+        permit.map_err(|error| self.failed(io::Error::other(error)))
+    }
+
+    pub(super) fn failed(&self, source: io::Error) -> StartError {
         StartError::Spawn {
             shim: self.shim.clone(),
             source,
@@ -137,32 +166,21 @@ impl Launcher {
 
     /// Writes the intent and makes the process.
     fn spawn(&self, records: &AttemptDir, epoch: u64) -> Result<Spawned, StartError> {
-        let attempt = records.number();
-        let dir = records.open_or_create()?;
-        match claim::read(&dir)? {
-            Claimed::No => {}
-            Claimed::By(_) | Claimed::Torn => return Err(taken(records, attempt)),
-        }
-        if let Some(error) = superseded(records, epoch) {
-            return Err(error);
-        }
         let container = uuid::Uuid::new_v4().simple().to_string();
         let here = Here::current().map_err(|error| self.failed(error))?;
-        let socket = self.socket(&container);
-        let intent = Intent {
-            version: FORMAT_VERSION,
-            attempt,
-            epoch,
-            start: Start { container, socket },
-            here,
+        let start = Start {
+            socket: self.socket(&container),
+            container,
+            on_host: false,
         };
-        claim::write_intent(&dir, &intent)?;
+        let intent = intend(records, epoch, start, here)?;
         let (stream, child) = self
             .spawn_shim(records, &intent)
             .map_err(|error| self.failed(error))?;
         Ok(Spawned {
             stream,
-            child,
+            child: Some(child),
+            socket: intent.start.socket.clone(),
             intent,
         })
     }
@@ -193,6 +211,33 @@ impl Launcher {
         let child = tokio::process::Command::from(command).spawn()?;
         Ok((UnixStream::from_std(ours)?, child))
     }
+}
+
+/// Writes down what is meant to start, where nothing has started yet.
+pub(super) fn intend(
+    records: &AttemptDir,
+    epoch: u64,
+    start: Start,
+    here: Here,
+) -> Result<Intent, StartError> {
+    let attempt = records.number();
+    let dir = records.open_or_create()?;
+    match claim::read(&dir)? {
+        Claimed::No => {}
+        Claimed::By(_) | Claimed::Torn => return Err(taken(records, attempt)),
+    }
+    if let Some(error) = superseded(records, epoch) {
+        return Err(error);
+    }
+    let intent = Intent {
+        version: FORMAT_VERSION,
+        attempt,
+        epoch,
+        start,
+        here,
+    };
+    claim::write_intent(&dir, &intent)?;
+    Ok(intent)
 }
 
 /// Sends the spec and waits for the answer.
@@ -241,7 +286,7 @@ fn superseded(records: &AttemptDir, ours: u64) -> Option<StartError> {
 
 /// What a shim that died on the way has left.
 async fn died(launcher: &Launcher, records: &AttemptDir, error: io::Error) -> StartError {
-    match adopt::adopt(records).await {
+    match adopt::adopt(records, launcher.host.as_ref()).await {
         Ok(Adopted::NeverStarted) => launcher.failed(error),
         Ok(Adopted::Cancelled) => StartError::Cancelled {
             attempt: records.number(),

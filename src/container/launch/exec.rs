@@ -16,7 +16,7 @@ use tokio::{
 
 use super::{
     Handle,
-    adopt::{self, PATIENCE, Resolved},
+    adopt::{PATIENCE, Resolved},
 };
 use crate::container::{
     protocol::{
@@ -181,7 +181,7 @@ impl Handle {
                 ) =>
             {
                 // Directories in /tmp get cleaned; this makes the shim listen again.
-                match adopt::resolve(self.records()).await {
+                match self.resolve().await {
                     Ok(Resolved::Alive { .. }) => connect(self.socket()).await,
                     Ok(_) => Err(error),
                     Err(error) => Err(io::Error::other(error)),

@@ -22,7 +22,7 @@ use tokio::{
 };
 
 use super::{
-    ControlError,
+    AdoptError, ControlError,
     adopt::{self, Resolved},
 };
 use crate::container::{
@@ -30,6 +30,7 @@ use crate::container::{
     protocol::{self, Answer, Frames, Message, RefusalCode, Request},
     status::Status,
 };
+use crate::hostpipe::Client;
 
 /// Pause after a failed look at the records.
 const RETRY: Duration = Duration::from_secs(1);
@@ -50,6 +51,7 @@ pub(super) struct Origin {
     pub(super) container: String,
     /// Where the shim listens.
     pub(super) socket: PathBuf,
+    pub(super) host: Option<Client>,
 }
 
 /// A connection to a shim, subscribed.
@@ -126,8 +128,9 @@ impl Handle {
         &self.origin.socket
     }
 
-    pub(super) fn records(&self) -> &AttemptDir {
-        &self.origin.records
+    /// What became of the attempt, as far as it can be found out now.
+    pub(super) async fn resolve(&self) -> Result<Resolved, AdoptError> {
+        adopt::resolve(&self.origin.records, self.origin.host.as_ref()).await
     }
 
     /// The state as far as it is known here.
@@ -213,7 +216,7 @@ async fn drive(
         }
         // No last word: the shim died, or it only turned us away.
         // Boxed, as it is rare and large: there is one of these tasks for each container.
-        match Box::pin(resolve_for_sure(&origin.records)).await {
+        match Box::pin(resolve_for_sure(&origin)).await {
             Resolved::Alive {
                 connection: next,
                 status,
@@ -244,9 +247,10 @@ async fn drive(
 }
 
 /// A living container must not be called lost because this agent is short of descriptors, so this is tried again.
-async fn resolve_for_sure(records: &AttemptDir) -> Resolved {
+async fn resolve_for_sure(origin: &Origin) -> Resolved {
+    let records = &origin.records;
     loop {
-        match adopt::resolve(records).await {
+        match adopt::resolve(records, origin.host.as_ref()).await {
             Ok(resolved) => return resolved,
             Err(error) => {
                 tracing::warn!(%error, records = %records.path().display(), "a container cannot be looked after");

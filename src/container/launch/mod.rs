@@ -16,11 +16,13 @@ use super::{
     spec::ContainerSpec,
     status::{StartFailure, Status},
 };
+use crate::hostpipe::{CallError, Client};
 
 mod adopt;
 pub mod direct;
 mod exec;
 mod handle;
+pub mod hostpipe;
 mod leftovers;
 
 pub use exec::{ExecError, ExecEvent, ExecInput, ExecOutcome, ExecOutput, ExecRequest, ExecStream};
@@ -31,6 +33,8 @@ pub use handle::Handle;
 pub struct Launcher {
     shim: PathBuf,
     sockets: PathBuf,
+    /// How the host is reached from inside of a container, for specs that run there.
+    host: Option<Client>,
     /// Starts at once: more than the processors can serve would only make each of them slow.
     starts: Arc<Semaphore>,
     patience: Duration,
@@ -87,9 +91,36 @@ pub enum StartError {
         /// Why it failed.
         source: std::io::Error,
     },
+    /// The host was to start it and does not answer, or there is no way to it; nothing ran and the attempt can be
+    /// tried again.
+    #[error("the host cannot be reached")]
+    Host(#[from] HostError),
     /// The records could not be read or written; nothing ran.
     #[error(transparent)]
     Record(#[from] RecordError),
+}
+
+/// Why nothing can be done on the host.
+#[derive(Debug, thiserror::Error)]
+pub enum HostError {
+    /// There is no hostpipe.
+    #[error(
+        "this agent has no hostpipe: run `vk-cmd hostpipe serve` on the host, and start the agent again"
+    )]
+    NoPipe,
+    /// It does not answer.
+    #[error(transparent)]
+    Call(#[from] CallError),
+    /// The reader is somebody else.
+    #[error(
+        "the hostpipe is read by user {theirs}, and this agent is user {ours}: both must be the same"
+    )]
+    Foreign {
+        /// Who reads.
+        theirs: u32,
+        /// Who we are.
+        ours: u32,
+    },
 }
 
 impl From<DirError> for StartError {
@@ -129,6 +160,9 @@ pub enum AdoptError {
         /// Why not.
         source: std::io::Error,
     },
+    /// It was started on the host, which cannot be asked.
+    #[error("the host cannot be asked about the container")]
+    Host(#[from] HostError),
     /// The system refused to look at processes.
     #[error("failed to look for processes of the container")]
     Processes(#[source] std::io::Error),
@@ -185,6 +219,7 @@ impl Launcher {
         Ok(Self {
             shim,
             sockets,
+            host: None,
             starts: Arc::new(Semaphore::new(4 * processors)),
             patience: START_PATIENCE,
         })
@@ -200,6 +235,12 @@ impl Launcher {
         Self::new(PathBuf::from("/proc/self/exe"), default_socket_dir())
     }
 
+    /// Starts what is marked for it on the host, through a hostpipe.
+    #[must_use]
+    pub fn with_host(self, host: Option<Client>) -> Self {
+        Self { host, ..self }
+    }
+
     /// Starts an attempt: intent, spawn, claim, exec. Returns when the command runs.
     ///
     /// Dropping the future leaves an attempt that [`Launcher::adopt`] explains.
@@ -210,12 +251,15 @@ impl Launcher {
         epoch: u64,
         spec: &ContainerSpec,
     ) -> Result<Handle, StartError> {
+        if spec.on_host {
+            return hostpipe::start(self, dir, attempt, epoch, spec).await;
+        }
         direct::start(self, dir, attempt, epoch, spec).await
     }
 
     /// Finds out what became of an attempt; ends what a dead shim left behind.
     pub async fn adopt(&self, dir: &ContainerDir, attempt: u32) -> Result<Adopted, AdoptError> {
-        adopt::adopt(&dir.attempt(attempt)).await
+        adopt::adopt(&dir.attempt(attempt), self.host.as_ref()).await
     }
 
     /// Claims a never-started attempt, so that no late shim can start it.

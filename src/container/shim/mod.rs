@@ -139,6 +139,11 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
     let Ok(agent) = process::take_stdin().and_then(agent_socket) else {
         return ExitCode::from(2);
     };
+    supervise_for(arguments, agent)
+}
+
+/// Supervises a container for the agent at the other end of a connection, to its end.
+pub(super) fn supervise_for(arguments: Arguments, agent: UnixStream) -> ExitCode {
     match run(arguments, agent) {
         Ok(()) => ExitCode::SUCCESS,
         // Nobody listens on standard error; what there is to tell went to the agent.
@@ -238,11 +243,14 @@ fn prepare(
         .ok_or_else(|| superseded("the attempt was removed"))?;
     let workdir = container.open_or_create().map_err(|error| system(&error))?;
     let intent = claim::read_intent(&records).map_err(|error| system(&error))?;
-    match intent {
+    let start: Start = match intent {
         Some(intent)
             if intent.attempt == arguments.attempt
                 && intent.epoch == arguments.epoch
-                && intent.start.container == arguments.container => {}
+                && intent.start.container == arguments.container =>
+        {
+            intent.start
+        }
         Some(intent) => {
             return Err(superseded(&format!(
                 "the attempt was taken over by epoch {}",
@@ -250,7 +258,7 @@ fn prepare(
             )));
         }
         None => return Err(superseded("the intent was withdrawn")),
-    }
+    };
     let signals = SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
         .map_err(|errno| system(&errno))?;
     // Before the claim: who finds a claim and no living socket knows that its shim is dead.
@@ -259,8 +267,8 @@ fn prepare(
         version: FORMAT_VERSION,
         epoch: arguments.epoch,
         purpose: Purpose::Start(Start {
-            container: arguments.container.clone(),
             socket: arguments.socket.clone(),
+            ..start
         }),
         claimant: own.clone(),
     };

@@ -472,7 +472,7 @@ fn build(
     let command = command::command(
         container,
         script,
-        &context.host,
+        &context.host.for_container(false).0,
         &resolved.own,
         std::path::Path::is_file,
     )
@@ -484,11 +484,11 @@ fn build(
         )),
         waiting,
     })?;
-    let environment = env::merged(&context.host, resolved.own);
-    Ok((
-        ContainerSpec::new(command.argv, environment, cwd),
-        command.notice,
-    ))
+    let (host, on_host) = context.host.for_container(command.for_host);
+    let environment = env::merged(&host, resolved.own);
+    let mut spec = ContainerSpec::new(command.argv, environment, cwd);
+    spec.on_host = on_host;
+    Ok((spec, command.notice))
 }
 
 fn create_error(message: String) -> Waiting {
@@ -568,7 +568,7 @@ async fn launch(
             context.superseded.cancel();
             Err(create_error(chain(&error)))
         }
-        Err(error @ (StartError::Spawn { .. } | StartError::Record(_))) => {
+        Err(error @ (StartError::Spawn { .. } | StartError::Host(_) | StartError::Record(_))) => {
             Err(create_error(chain(&error)))
         }
     }

@@ -54,6 +54,7 @@ pub async fn until_gone(
 }
 
 /// Waits until a pod has ended, or, where its containers restart for ever, until it is ready.
+/// `tell` hears what holds the pod up, each thing once.
 ///
 /// # Errors
 /// Those of the requests.
@@ -62,8 +63,21 @@ pub async fn until_settled(
     kind: &Kind,
     namespace: &str,
     name: &str,
+    mut tell: impl FnMut(&str),
 ) -> Result<Outcome, kube::Error> {
-    let found = until(connection, kind, namespace, name, settled).await?;
+    let mut told = String::new();
+    let look = |pod: &Value| {
+        let outcome = settled(pod);
+        if outcome.is_none()
+            && let Some(obstacle) = obstacle(pod)
+            && obstacle != told
+        {
+            tell(&obstacle);
+            told = obstacle;
+        }
+        outcome
+    };
+    let found = until(connection, kind, namespace, name, look).await?;
     Ok(found.unwrap_or(Outcome::Gone))
 }
 
@@ -87,7 +101,7 @@ async fn until<T>(
     kind: &Kind,
     namespace: &str,
     name: &str,
-    look: impl Fn(&Value) -> Option<T>,
+    mut look: impl FnMut(&Value) -> Option<T>,
 ) -> Result<Option<T>, kube::Error> {
     let path = kind.path(Some(namespace), Some(name));
     let collection = kind.path(Some(namespace), None);
@@ -165,6 +179,40 @@ fn settled(pod: &Value) -> Option<Outcome> {
     }
 }
 
+/// What a pod waits for that will not come by itself: a place, or a container's configuration.
+fn obstacle(pod: &Value) -> Option<String> {
+    let status = &pod["status"];
+    let unscheduled = status["conditions"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .find(|it| it["type"] == "PodScheduled" && it["status"] == "False")
+        .and_then(|it| it["message"].as_str())
+        .map(|message| format!("no node takes it: {message}"));
+    let waiting = || {
+        let waits = |container: &Value| {
+            let waiting = &container["state"]["waiting"];
+            let reason = waiting["reason"].as_str()?;
+            if matches!(reason, "ContainerCreating" | "PodInitializing") {
+                return None;
+            }
+            let name = container["name"].as_str().unwrap_or("?");
+            let text = format!("container {name} waits: {reason}");
+            Some(match waiting["message"].as_str() {
+                // The pause grows in it, and it says nothing else.
+                Some(message) if reason != "CrashLoopBackOff" => format!("{text}: {message}"),
+                _ => text,
+            })
+        };
+        ["initContainerStatuses", "containerStatuses"]
+            .into_iter()
+            .filter_map(|list| status[list].as_array())
+            .flatten()
+            .find_map(waits)
+    };
+    unscheduled.or_else(waiting)
+}
+
 fn failure(status: &Value) -> Outcome {
     let mut why = status["message"]
         .as_str()
@@ -218,6 +266,29 @@ mod tests {
             Some(Outcome::Good)
         );
         assert_eq!(settled(&json!({"status": {}})), None);
+    }
+
+    #[test]
+    fn what_holds_a_pod_up_is_named() {
+        let of = |status: Value| obstacle(&json!({"status": status}));
+        let condition = json!({"type": "PodScheduled", "status": "False", "message": "0/1 nodes"});
+        assert_eq!(
+            of(json!({"conditions": [condition]})).as_deref(),
+            Some("no node takes it: 0/1 nodes")
+        );
+        let waits = |reason: &str| {
+            of(json!({"containerStatuses": [{"name": "c",
+                "state": {"waiting": {"reason": reason, "message": "m"}}}]}))
+        };
+        assert_eq!(waits("ContainerCreating"), None);
+        assert_eq!(
+            waits("CreateContainerConfigError").as_deref(),
+            Some("container c waits: CreateContainerConfigError: m")
+        );
+        assert_eq!(
+            waits("CrashLoopBackOff").as_deref(),
+            Some("container c waits: CrashLoopBackOff")
+        );
     }
 
     #[test]

@@ -51,7 +51,8 @@ async fn one(
     let namespace = pod.namespace.as_deref().unwrap_or("default");
     let settled = async {
         if wait {
-            let outcome = until_settled(connection, &pod.kind, namespace, &pod.name)
+            let tell = |obstacle: &str| printer::note(format!("pod/{}: {obstacle}", pod.name));
+            let outcome = until_settled(connection, &pod.kind, namespace, &pod.name, tell)
                 .await
                 .with_context(|| format!("waiting for pod {}", pod.name))?;
             match &outcome {

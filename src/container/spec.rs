@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::engine::EngineClient;
+
 /// Everything the shim needs to start one command.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -26,14 +28,14 @@ pub struct ContainerSpec {
     /// Size and number of log segments.
     #[serde(default)]
     pub log: LogPolicy,
-    /// What stands before the arguments of a further command: where the container's own command is the client of a
-    /// container engine, the way into what that runs.
+    /// Where the command is the client of a container engine: what the shim has to do for it.
     #[serde(default)]
     pub exec_prefix: Vec<String>,
     /// Whether it is to run on the host, through the hostpipe; paths below the shared directory are then written as
     /// the host sees them. The shim itself does not care.
     #[serde(default)]
     pub on_host: bool,
+    pub engine: Option<Box<EngineClient>>,
 }
 
 const fn default_umask() -> u32 {
@@ -53,6 +55,7 @@ impl ContainerSpec {
             log: LogPolicy::default(),
             exec_prefix: Vec::new(),
             on_host: false,
+            engine: None,
         }
     }
 }

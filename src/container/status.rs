@@ -37,6 +37,9 @@ pub enum Status {
         /// What went wrong beside (dropped output, processes that could not be killed); empty as a rule.
         #[serde(default)]
         message: String,
+        /// What the container engine says of the end, in its own form.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        report: Option<String>,
     },
     /// The command could not be started; nothing ran.
     StartFailed {

@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 
 use super::{
-    Kind,
+    ExecPrefix, Kind,
     request::{Bind, Engine, Gpus, Image, Invocation, Request, Unsupported},
 };
 
@@ -130,16 +130,17 @@ impl Engine {
             argv
         };
         let name = request.name.as_str();
-        let exec = if request.stdin {
-            with(&["exec", "--interactive", name])
-        } else {
-            with(&["exec", name])
+        let exec = ExecPrefix {
+            before: with(&["exec"]),
+            interactive: Some("--interactive".to_owned()),
+            terminal: Some("--tty".to_owned()),
+            after: words(&[name]),
         };
         Ok(Invocation {
             argv,
             env,
             memory_files,
-            exec_prefix: exec,
+            exec,
             autopsy: with(&[
                 "inspect",
                 "--type=container",
@@ -284,7 +285,7 @@ impl Engine {
             argv,
             env,
             memory_files: Vec::new(),
-            exec_prefix: call("exec"),
+            exec: again(call("exec")),
             autopsy: Vec::new(),
             teardown: Vec::new(),
         })
@@ -331,7 +332,7 @@ impl Engine {
             argv,
             env: env.into_iter().collect(),
             memory_files: Vec::new(),
-            exec_prefix: call(false),
+            exec: again(call(false)),
             autopsy: Vec::new(),
             teardown: Vec::new(),
         })
@@ -400,7 +401,7 @@ impl Engine {
             argv,
             env: self.own_environment(),
             memory_files,
-            exec_prefix: call(&given),
+            exec: again(call(&given)),
             autopsy: Vec::new(),
             teardown: Vec::new(),
         })
@@ -426,9 +427,18 @@ fn command(words: &[String], request: &Request) -> Invocation {
         argv: words.iter().chain(own).cloned().collect(),
         env: request.environment.clone().into_iter().collect(),
         memory_files: Vec::new(),
-        exec_prefix: Vec::new(),
+        exec: ExecPrefix::default(),
         autopsy: Vec::new(),
         teardown: Vec::new(),
+    }
+}
+
+/// Where an engine has no other way in, a further command gets a container like the first: same image, mounts,
+/// network and processes.
+fn again(before: Vec<String>) -> ExecPrefix {
+    ExecPrefix {
+        before,
+        ..ExecPrefix::default()
     }
 }
 

@@ -171,7 +171,7 @@ echo a b
 [file] "PATH=/own\n""#
     );
     assert_eq!(
-        invocation.exec_prefix.join(" "),
+        invocation.exec.wrap(&[], true, false).join(" "),
         "docker exec --interactive vk-u-c-0"
     );
     assert_eq!(
@@ -208,7 +208,8 @@ echo a b
     );
     assert!(
         invocation
-            .exec_prefix
+            .exec
+            .before
             .join(" ")
             .starts_with("apptainer --silent exec --no-eval")
     );
@@ -331,7 +332,7 @@ proptest! {
         let mut request = plain(kind);
         request.environment = names.iter().map(|name| (name.clone(), "s3cr3t".to_owned())).collect();
         if let Ok(invocation) = engine(kind).run(&request) {
-            for word in invocation.argv.iter().chain(&invocation.exec_prefix).chain(invocation.teardown.iter().flatten()) {
+            for word in invocation.argv.iter().chain(&invocation.exec.before).chain(invocation.teardown.iter().flatten()) {
                 prop_assert!(!word.contains("s3cr3t"), "{}", word);
             }
             let given = invocation.env.iter().map(|(_, value)| value.matches("s3cr3t").count()).sum::<usize>()

@@ -4,13 +4,20 @@
 //! |---|---|
 //! | here | which engines there are |
 //! | `request` | what is asked of an engine |
+//! | `client` | what a supervisor does for an engine's client |
+//! | `report` | what an engine says of an end |
 //! | `argv` | the command lines that ask it, pure |
 
 mod argv;
+mod client;
+mod report;
 mod request;
 
 use std::fmt;
 
+pub(in crate::container) use client::settle_left;
+pub use client::{EngineClient, ExecPrefix};
+pub use report::End;
 pub use request::{Bind, Engine, Gpus, Image, Invocation, Request, Unsupported};
 
 use serde::{Deserialize, Serialize};

@@ -113,7 +113,7 @@ pub struct Invocation {
     pub memory_files: Vec<String>,
     /// What goes before a command that is run in the same container, or in one like it where the engine has no
     /// other way in.
-    pub exec_prefix: Vec<String>,
+    pub exec: super::ExecPrefix,
     /// Tells how the container ended, once the client has.
     pub autopsy: Vec<String>,
     /// Ends and removes what the client may leave behind.

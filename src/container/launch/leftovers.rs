@@ -13,6 +13,7 @@ use super::{AdoptError, adopt::Found};
 use crate::container::{
     claim::{self, Claimed},
     dir::AttemptDir,
+    engine,
     files::Durability,
     process::{self, PidFd, ProcessId, Stat},
     status::{FORMAT_VERSION, Status, StatusFile},
@@ -50,7 +51,10 @@ pub(super) async fn settle(records: &AttemptDir, found: &Found) -> Result<Status
             let _ = std::fs::remove_file(socket);
         }
         match records.open()? {
-            Some(dir) => claim::write_status(&dir, &file, Durability::Power),
+            Some(dir) => {
+                engine::settle_left(&dir)?;
+                claim::write_status(&dir, &file, Durability::Power)
+            }
             None => Ok(()),
         }
     };

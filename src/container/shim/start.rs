@@ -5,7 +5,7 @@ use std::{
     ffi::CString,
     fs::File,
     os::{
-        fd::{AsRawFd, OwnedFd},
+        fd::{AsRawFd, FromRawFd, OwnedFd},
         unix::fs::FileExt,
     },
     path::{Path, PathBuf},
@@ -28,6 +28,7 @@ use nix::{
 use super::{Context, chain, output::Sink};
 use crate::container::{
     claim::Reserve,
+    engine::{EngineClient, ExecPrefix},
     process::{MARKER, ProcessId, Stat},
     spec::{ContainerSpec, Rlimit, RlimitResource},
     status::StartFailure,
@@ -48,7 +49,10 @@ pub(super) struct Surroundings {
     cwd: PathBuf,
     rlimits: Vec<Rlimit>,
     umask: u32,
-    exec_prefix: Vec<String>,
+    /// Files in memory, which every command finds from descriptor 3 on.
+    files: Vec<OwnedFd>,
+    /// What goes before a further command.
+    prefix: ExecPrefix,
 }
 
 /// What a command reads and writes.
@@ -61,6 +65,7 @@ pub(super) enum Streams<'a> {
 
 /// A command that runs.
 pub(super) struct Started {
+    pub(super) engine: Option<Box<EngineClient>>,
     pub(super) surroundings: Surroundings,
     pub(super) main: ProcessId,
     pub(super) started_at: Timestamp,
@@ -100,6 +105,16 @@ pub(super) fn start(context: &Context, spec: &ContainerSpec) -> Result<Started, 
     let surroundings = Surroundings::new(spec, &context.arguments.container)?;
     let sink = Sink::create(context, spec.log)?;
     let pgid_file = create_pgid_file(context)?;
+    if let Some(engine) = &spec.engine {
+        // Before the client can leave anything behind.
+        engine.record(&context.records).map_err(|error| {
+            Failure::caused(
+                StartFailure::System,
+                "failed to record the teardown",
+                &error,
+            )
+        })?;
+    }
     // Where there is no room for it, the end of the container may still find some.
     let reserve = Reserve::take(&context.records).ok();
     let (stdout, child_stdout) = pipe()?;
@@ -120,6 +135,7 @@ pub(super) fn start(context: &Context, spec: &ContainerSpec) -> Result<Started, 
         .map_or(0, |stat| stat.start_time);
     let main = context.here.process(main.as_raw(), start_time);
     Ok(Started {
+        engine: spec.engine.clone(),
         surroundings,
         main,
         started_at,
@@ -139,7 +155,12 @@ impl Surroundings {
             cwd: spec.cwd.clone(),
             rlimits: spec.rlimits.clone(),
             umask: spec.umask,
-            exec_prefix: spec.exec_prefix.clone(),
+            files: memory_files(spec)?,
+            prefix: spec
+                .engine
+                .as_ref()
+                .map(|it| it.exec.clone())
+                .unwrap_or_default(),
         })
     }
 
@@ -151,7 +172,11 @@ impl Surroundings {
                 "no command specified",
             ));
         }
-        let argv: Vec<&String> = self.exec_prefix.iter().chain(argv).collect();
+        let (stdin, terminal) = match streams {
+            Streams::Pipes([stdin, ..]) => (stdin.is_some(), false),
+            Streams::Terminal(_) => (true, true),
+        };
+        let argv = self.prefix.wrap(argv, stdin, terminal);
         self.spawn(&c_strings(&argv, "an argument")?, streams)
     }
 
@@ -184,6 +209,28 @@ fn c_strings<T: AsRef<str>>(texts: &[T], what: &str) -> Result<Vec<CString>, Fai
             })
         })
         .collect()
+}
+
+/// The files of a spec in memory. Their descriptors are beyond those that they get in a command, so that none is
+/// overwritten before it was copied.
+fn memory_files(spec: &ContainerSpec) -> Result<Vec<OwnedFd>, Failure> {
+    let failed = |error: std::io::Error| {
+        Failure::caused(
+            StartFailure::System,
+            "failed to make a file in memory",
+            &error,
+        )
+    };
+    let contents = spec.engine.iter().flat_map(|engine| &engine.memory_files);
+    let make = |text: &String| {
+        let fd = nix::sys::memfd::memfd_create(c"vk-cmd", nix::sys::memfd::MFdFlags::MFD_CLOEXEC)?;
+        let mut file = File::from(fd);
+        std::io::Write::write_all(&mut file, text.as_bytes())?;
+        let high = fcntl(&file, FcntlArg::F_DUPFD_CLOEXEC(64))?;
+        // SAFETY: the kernel has just made this descriptor for us, nobody else owns it.
+        Ok(unsafe { OwnedFd::from_raw_fd(high) })
+    };
+    contents.map(|text| make(text).map_err(failed)).collect()
 }
 
 /// The environment: of equal names the last one, and the mark of the container.
@@ -339,6 +386,9 @@ impl Surroundings {
                 actions.add_dup2(0, 2).map_err(failed)?;
                 flags |= PosixSpawnFlags::from_bits_retain(SETSID);
             }
+        }
+        for (number, file) in (3..).zip(&self.files) {
+            actions.add_dup2(file.as_raw_fd(), number).map_err(failed)?;
         }
         attributes.set_sigdefault(&SigSet::all()).map_err(failed)?;
         attributes.set_sigmask(&SigSet::empty()).map_err(failed)?;

@@ -27,6 +27,7 @@ use super::{
 use crate::container::{
     claim::{self, Reserve},
     dir::DirError,
+    engine::EngineClient,
     files::Durability,
     log::line::Stream,
     process::{self, Ended, Stat},
@@ -112,6 +113,8 @@ struct Supervisor<'a> {
     sink: Sink,
     buffer: Vec<u8>,
     reserve: Option<Reserve>,
+    /// Where the command is the client of a container engine.
+    engine: Option<Box<EngineClient>>,
 }
 
 impl<'a> Supervisor<'a> {
@@ -140,6 +143,7 @@ impl<'a> Supervisor<'a> {
             sink: started.sink,
             buffer: Vec::new(),
             reserve: started.reserve,
+            engine: started.engine,
         }
     }
 
@@ -418,6 +422,7 @@ impl<'a> Supervisor<'a> {
             started_at: self.started_at,
             finished_at,
             message,
+            report: self.engine.take().and_then(|engine| engine.settle()),
         };
         let mut ending = Ending {
             context: self.context,

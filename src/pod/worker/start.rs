@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     container::{
-        Adopted, ContainerDir, ContainerSpec, Handle, StartError, StartFailure, Status,
+        Adopted, ContainerDir, ContainerSpec, Handle, StartError, StartFailure, Status, engine::End,
         process::ProcessId,
     },
     pod::{
@@ -347,7 +347,17 @@ pub(super) fn ended(attempt: u32, status: &Status) -> Ended {
             started_at,
             finished_at,
             message,
+            report,
         } => {
+            match report.as_deref().and_then(End::read) {
+                Some(End::NeverStarted(message)) => {
+                    return end(128, "StartError", &message, None, *finished_at);
+                }
+                Some(End::OutOfMemory) => {
+                    return end(137, "OOMKilled", message, Some(*started_at), *finished_at);
+                }
+                None => {}
+            }
             let reason = if exit.code == 0 { "Completed" } else { "Error" };
             let ended = end(exit.code, reason, message, Some(*started_at), *finished_at);
             Ended {

@@ -35,7 +35,9 @@ use crate::{
         admission::Identity,
         api::{ApiProblem, PodApi, Retry, get},
         compat::Compat,
-        env, manage,
+        env,
+        images::{Images, Means},
+        manage,
         probe::{Client, Prober},
     },
 };
@@ -72,6 +74,10 @@ pub struct AgentSettings {
     pub environment_deny: Vec<String>,
     /// Whose semantics pods get that do not choose.
     pub compat: Compat,
+    /// What becomes of image references.
+    pub images: Means,
+    /// The site's engine, where there is one.
+    pub engine: Option<Images>,
     /// The kubelet API, started once the pods are known.
     pub service: Option<Service>,
     /// Told once the node is registered and Ready.
@@ -243,6 +249,7 @@ impl Agent {
             host: host(&settings),
             prober,
             http,
+            images: settings.engine,
             home: settings.home,
             clock: Clock::start(),
             disk: Semaphore::new(Context::DISK),
@@ -415,6 +422,7 @@ fn host(settings: &AgentSettings) -> Host {
                 environment: env::inherited(environment, &settings.environment_deny),
             }
         }),
+        images: settings.images.clone(),
     }
 }
 

@@ -74,6 +74,9 @@ pub struct AgentArgs {
         default_value = "kubernetes"
     )]
     pub compat: Semantics,
+    /// The site profile
+    #[command(flatten)]
+    pub site: super::SiteArgs,
     /// End the pods when the agent ends, instead of leaving them to the next agent
     #[arg(long)]
     pub drain_on_exit: bool,

@@ -12,7 +12,8 @@ pub use client::{
 };
 pub use hostpipe::{HostpipeArgs, HostpipeDir, HostpipeSendArgs, HostpipeVerb};
 pub use site::{
-    SiteAction, SiteArgs, SiteInitArgs, SiteListArgs, SiteOutput, SiteShowArgs, SiteVerb,
+    SiteAction, SiteArgs, SiteCheckArgs, SiteInitArgs, SiteListArgs, SiteOutput, SiteShowArgs,
+    SiteVerb,
 };
 pub use up::UpArgs;
 

@@ -34,6 +34,8 @@ pub enum SiteAction {
     Show(SiteShowArgs),
     /// Write a profile of your own over a base, to be edited
     Init(SiteInitArgs),
+    /// Probe this machine: what works, what it means, and how to mend what does not
+    Check(SiteCheckArgs),
 }
 
 /// How `site` prints.
@@ -85,4 +87,21 @@ pub struct SiteInitArgs {
     /// Replace a file that is there
     #[arg(long)]
     pub force: bool,
+}
+
+/// `vk-cmd site check`.
+#[derive(Debug, Args)]
+pub struct SiteCheckArgs {
+    /// Which profile to check against
+    #[command(flatten)]
+    pub site: SiteArgs,
+    /// How to print
+    #[arg(short, long, value_enum, default_value = "text")]
+    pub output: SiteOutput,
+    /// Hosts and ports to reach from here: the control plane, a registry (host:port)
+    #[arg(long, value_name = "HOST:PORT", value_delimiter = ',')]
+    pub reach: Vec<String>,
+    /// The directory that pod data would lie in
+    #[arg(long, value_name = "DIR", env = env::VK_CMD_ROOT)]
+    pub root: Option<PathBuf>,
 }

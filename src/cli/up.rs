@@ -35,6 +35,9 @@ pub struct UpArgs {
         default_value = "kubernetes"
     )]
     pub compat: super::Semantics,
+    /// The site profile
+    #[command(flatten)]
+    pub site: super::SiteArgs,
     /// Run no scheduler (another one is to do it)
     #[arg(long)]
     pub no_scheduler: bool,

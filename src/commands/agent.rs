@@ -21,6 +21,7 @@ use crate::kubelet_api::{self, Listener, ServingCertificate};
 use crate::node::Board;
 use crate::pod::compat::Compat;
 use crate::settings::agent::{AgentConfig, hostname};
+use crate::site::Site;
 
 /// The key of the documented taint; its value is the provider's name.
 pub const TAINT_KEY: &str = "virtual-kubelet.io/provider";
@@ -30,6 +31,7 @@ pub const TAINT_KEY: &str = "virtual-kubelet.io/provider";
 /// # Errors
 /// Wrong settings, a kubeconfig that cannot be used, a port that is taken.
 pub async fn run(args: AgentArgs) -> Result<Exit> {
+    let site = crate::settings::site::resolve(&args.site)?;
     let config = AgentConfig::resolve(args)?;
     let kube = read_kubeconfig(&config).await?;
     let client_ca = match &config.client_ca {
@@ -60,6 +62,7 @@ pub async fn run(args: AgentArgs) -> Result<Exit> {
         listen: SocketAddr::new(config.kubelet_address, config.kubelet_port),
         serving,
         client_ca,
+        site,
     };
     let settings = settle(node, kube, None).await?;
     let shutdown = Shutdown::default();
@@ -86,6 +89,7 @@ pub(super) struct Node {
     pub(super) listen: SocketAddr,
     pub(super) serving: ServingCertificate,
     pub(super) client_ca: Vec<CertificateDer<'static>>,
+    pub(super) site: Site,
 }
 
 /// Binds the kubelet API and makes the agent's settings.
@@ -105,6 +109,11 @@ pub(super) async fn settle(
         }
         .boxed()
     });
+    let job = super::engine::job(&node.site, &node.base);
+    // What the user says holds against what was found out.
+    let mut labels = crate::site::labels(&node.site);
+    labels.extend(node.labels);
+    tracing::info!(site = node.site.name(), chosen = %node.site.chosen, "site profile");
     Ok(AgentSettings {
         config,
         node_name: node.name,
@@ -115,7 +124,7 @@ pub(super) async fn settle(
         address: node.address,
         hostname: hostname(),
         kubelet_port,
-        labels: node.labels,
+        labels,
         taint: node.provider.map(|provider| Taint {
             key: TAINT_KEY.to_owned(),
             value: Some(provider),
@@ -123,15 +132,14 @@ pub(super) async fn settle(
             time_added: None,
         }),
         shim: std::env::current_exe().context("the path of this program")?,
-        // A variable that is no text is no variable of a pod's.
-        environment: std::env::vars_os()
-            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-            .collect(),
-        environment_deny: Vec::new(),
         compat: match node.compat {
             Semantics::Kubernetes => Compat::Kubernetes,
             Semantics::VirtualKubeletCmd => Compat::VirtualKubeletCmd,
         },
+        environment: job.environment,
+        environment_deny: node.site.profile.environment.deny.clone(),
+        images: job.means,
+        engine: job.images,
         service: Some(service),
         on_ready,
         hostpipe: None,

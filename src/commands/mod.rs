@@ -4,6 +4,7 @@ pub mod agent;
 pub mod apply;
 pub mod delete;
 pub mod describe;
+mod engine;
 pub mod get;
 pub mod hostpipe;
 pub mod logs;

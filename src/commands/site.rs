@@ -7,11 +7,15 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use serde::Serialize;
 
-use crate::cli::{SiteAction, SiteInitArgs, SiteListArgs, SiteOutput, SiteShowArgs, SiteVerb};
+use crate::cli::{
+    SiteAction, SiteCheckArgs, SiteInitArgs, SiteListArgs, SiteOutput, SiteShowArgs, SiteVerb,
+};
 use crate::exit::{Exit, UsageError};
 use crate::printer;
 use crate::settings::site::{catalog, directory, resolve};
-use crate::site::{EngineAccess, LaunchMode, Seat};
+use crate::site::probe::{Facts, Finding, Level, Wish, judge};
+use crate::site::settle::expand;
+use crate::site::{EngineAccess, LaunchMode, Seat, Site, Surroundings};
 
 /// Runs an action.
 ///
@@ -22,6 +26,7 @@ pub async fn run(verb: SiteVerb) -> Result<Exit> {
         SiteAction::List(args) => list(&args),
         SiteAction::Show(args) => show(&args),
         SiteAction::Init(args) => init(&args),
+        SiteAction::Check(args) => check(args).await,
     }
 }
 
@@ -147,6 +152,91 @@ fn init(args: &SiteInitArgs) -> Result<Exit> {
     write(&path, &text, args.force)?;
     printer::line(path.display().to_string())?;
     Ok(Exit::Success)
+}
+
+async fn check(args: SiteCheckArgs) -> Result<Exit> {
+    let site = resolve(&args.site)?;
+    let here = Surroundings::look(None);
+    let wish = wish(&site, &here, &args);
+    // Programs and connections are waited for.
+    let look = tokio::task::spawn_blocking(move || Facts::gather(&here, &wish));
+    let findings = judge(&site, &look.await?);
+    match args.output {
+        SiteOutput::Json => printer::line(serde_json::to_string_pretty(&findings)?)?,
+        SiteOutput::Yaml => printer::out(serde_norway::to_string(&findings)?.as_bytes())?,
+        SiteOutput::Text => printer::out(report(&findings).as_bytes())?,
+    }
+    let failed = findings.iter().any(|it| it.level == Level::Fail);
+    Ok(if failed { Exit::Failure } else { Exit::Success })
+}
+
+/// What is looked at for a site.
+fn wish(site: &Site, here: &Surroundings, args: &SiteCheckArgs) -> Wish {
+    let profile = &site.profile;
+    let home = here.environment.get("HOME").map(PathBuf::from);
+    let root = args.root.clone().or_else(|| {
+        let state = crate::settings::default_state_dir().ok()?;
+        // The nearest directory that is there already: a check makes nothing.
+        { state.ancestors() }
+            .find(|it| it.is_dir())
+            .map(Path::to_owned)
+    });
+    let sockets = crate::container::launch::default_socket_dir();
+    let sockets = { sockets.ancestors() }
+        .find(|it| it.is_dir())
+        .map(Path::to_owned);
+    let directories = [("home", home), ("root", root), ("sockets", sockets)];
+    let mut reach = args.reach.clone();
+    if let Some(host) = &profile.tunnels.control_plane {
+        let host = host.rsplit('@').next().unwrap_or(host);
+        reach.push(format!("{host}:22"));
+    }
+    Wish {
+        directories: directories
+            .into_iter()
+            .filter_map(|(name, path)| Some((name.to_owned(), path?)))
+            .collect(),
+        reach,
+        engine_program: match &site.engine {
+            EngineAccess::Reached { kind, program, .. } => Some((*kind, program.clone())),
+            EngineAccess::Unreached { .. } => None,
+        },
+        engine_environment: { profile.engine.environment.iter() }
+            .map(|(name, value)| (name.clone(), expand(value, here)))
+            .collect(),
+        identity_file: { profile.tunnels.identity_file.as_ref() }
+            .map(|path| PathBuf::from(expand(path, here))),
+        hostpipe: Some(site.hostpipe.clone()),
+    }
+}
+
+/// Findings for people: what works in a line, what does not with its meaning and its mend.
+fn report(findings: &[Finding]) -> String {
+    let width = findings.iter().map(|it| it.id.len()).max().unwrap_or(0);
+    let mut text = String::new();
+    for finding in findings {
+        let Finding {
+            id,
+            level,
+            found,
+            means,
+            mend,
+            ..
+        } = finding;
+        let mark = match level {
+            Level::Ok => "ok  ",
+            Level::Info => "info",
+            Level::Warn => "WARN",
+            Level::Fail => "FAIL",
+        };
+        text.push_str(&format!("{mark}  {id:width$}  {found}\n"));
+        for (word, line) in [("means", means), ("mend", mend)] {
+            if *level != Level::Ok && !line.is_empty() {
+                text.push_str(&format!("      {:width$}  {word}: {line}\n", ""));
+            }
+        }
+    }
+    text
 }
 
 fn write(path: &PathBuf, text: &str, force: bool) -> Result<()> {

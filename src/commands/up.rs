@@ -197,6 +197,7 @@ async fn node_settings(
             key: serving.key_pem,
         },
         client_ca: vec![plane.pki().ca_der.clone()],
+        site: crate::settings::site::resolve(&args.site)?,
     };
     settle(node, config, Some(ready)).await
 }

@@ -28,13 +28,12 @@ pub struct ContainerSpec {
     /// Size and number of log segments.
     #[serde(default)]
     pub log: LogPolicy,
-    /// Where the command is the client of a container engine: what the shim has to do for it.
-    #[serde(default)]
-    pub exec_prefix: Vec<String>,
     /// Whether it is to run on the host, through the hostpipe; paths below the shared directory are then written as
     /// the host sees them. The shim itself does not care.
     #[serde(default)]
     pub on_host: bool,
+    /// Where the command is the client of a container engine: what the shim has to do for it.
+    #[serde(default)]
     pub engine: Option<Box<EngineClient>>,
 }
 
@@ -53,7 +52,6 @@ impl ContainerSpec {
             rlimits: Vec::new(),
             umask: default_umask(),
             log: LogPolicy::default(),
-            exec_prefix: Vec::new(),
             on_host: false,
             engine: None,
         }

@@ -17,6 +17,7 @@ use super::{
     Host,
     compat::{self, Compat},
     containers,
+    images::Means,
     machine::{ContainerPlan, Extras, Plan, Refusal, RestartPolicy, RestartRule, Role},
     mounts,
 };
@@ -44,13 +45,15 @@ pub fn admit(pod: &Pod, host: &Host) -> Admitted {
     let empty = PodSpec::default();
     let spec = pod.spec.as_ref().unwrap_or(&empty);
     let mut check = Check::new(host);
+    check.any_user = host.images == Means::Engine { users: true }
+        && containers::all(pod).all(|(_, it)| matches!(image(&it), Image::Reference));
     check.spec(spec);
     check.warnings.extend(compat::unknown_annotation(pod));
     let policy = pod_policy(pod, host);
     let containers = containers::all(pod)
         .map(|(role, container)| match role {
             Role::Ephemeral => added_one(&container, host),
-            _ => planned(role, &container, policy),
+            _ => planned(role, &container, policy, host),
         })
         .collect();
     let refusal = (!check.refused.is_empty()).then(|| config_error(check.refused.join("; ")));
@@ -89,21 +92,21 @@ fn added_one(container: &Container, host: &Host) -> ContainerPlan {
         container,
         &format!("ephemeral container {}", container.name),
     );
-    let mut plan = planned(Role::Ephemeral, container, RestartPolicy::Never);
+    let mut plan = planned(Role::Ephemeral, container, RestartPolicy::Never, host);
     if !check.refused.is_empty() {
         plan.refusal = Some(config_error(check.refused.join("; ")));
     }
     plan
 }
 
-fn planned(role: Role, container: &Container, policy: RestartPolicy) -> ContainerPlan {
+fn planned(role: Role, container: &Container, policy: RestartPolicy, host: &Host) -> ContainerPlan {
     let own = restart_policy(container.restart_policy.as_deref());
     ContainerPlan {
         name: Arc::from(container.name.as_str()),
         role,
         restart: own.unwrap_or(policy),
         extras: extras(container),
-        refusal: image_refusal(container),
+        refusal: image_refusal(container, &host.images),
     }
 }
 
@@ -228,19 +231,26 @@ fn is_reference(image: &str) -> bool {
     digest_ok && tag_ok && path_ok
 }
 
-fn image_refusal(container: &Container) -> Option<Refusal> {
+fn image_refusal(container: &Container, images: &Means) -> Option<Refusal> {
     let name = container.image.as_deref().unwrap_or_default();
     match image(container) {
         Image::Script(_) | Image::Host => None,
-        Image::Reference => Some(Refusal {
-            reason: "ErrImageNeverPull",
-            event: "ErrImageNeverPull",
-            message: format!(
-                "Container image {name:?} needs a container engine, and this node uses none: set \
-                 image to \"host\" to run the command as a process of the node, or to the name of \
-                 one of the container's volumeMounts to run the script in it"
-            ),
-        }),
+        Image::Reference => {
+            let why = match images {
+                Means::Engine { .. } => return None,
+                Means::Nothing => String::new(),
+                Means::Mend(why) => format!(" ({why})"),
+            };
+            Some(Refusal {
+                reason: "ErrImageNeverPull",
+                event: "ErrImageNeverPull",
+                message: format!(
+                    "Container image {name:?} needs a container engine, and this node uses none{why}: set \
+                     image to \"host\" to run the command as a process of the node, or to the name of \
+                     one of the container's volumeMounts to run the script in it"
+                ),
+            })
+        }
         Image::Invalid => Some(Refusal {
             reason: "InvalidImageName",
             event: "InspectFailed",
@@ -254,6 +264,8 @@ fn image_refusal(container: &Container) -> Option<Refusal> {
 
 struct Check {
     identity: Identity,
+    /// Whether an engine gives every container the user that it asks for.
+    any_user: bool,
     refused: Vec<String>,
     warnings: Vec<String>,
 }
@@ -266,6 +278,7 @@ impl Check {
     fn new(host: &Host) -> Self {
         Self {
             identity: host.identity,
+            any_user: false,
             refused: Vec::new(),
             warnings: Vec::new(),
         }
@@ -406,6 +419,13 @@ impl Check {
 
     /// Another user than ours is refused: whose files a process may touch is no detail.
     fn runs_as(&mut self, user: Option<i64>, group: Option<i64>, non_root: Option<bool>, at: &str) {
+        if self.any_user {
+            self.warn(
+                non_root == Some(true) && user.is_none(),
+                format!("{at}.runAsNonRoot without runAsUser (the image's user is not looked at)"),
+            );
+            return;
+        }
         let Identity { uid, gid } = self.identity;
         if let Some(user) = user.filter(|user| *user != i64::from(uid)) {
             self.refuse(
@@ -466,7 +486,11 @@ impl Check {
         self.refuse(*stdin == Some(true), format!("{at}.stdin"));
         self.refuse(*tty == Some(true), format!("{at}.tty"));
         self.refuse(given(volume_devices), format!("{at}.volumeDevices"));
-        self.refuse(working_dir.is_some(), format!("{at}.workingDir"));
+        let in_image = matches!(image(container), Image::Reference);
+        self.refuse(
+            working_dir.is_some() && !in_image,
+            format!("{at}.workingDir"),
+        );
         if let Some(path) = termination_message_path
             && let Err(problem) = mounts::relative(path)
         {
@@ -488,13 +512,16 @@ impl Check {
             self.variable(variable, &format!("{at}.env[{index}]"));
         }
         for (index, mount) in volume_mounts.iter().flatten().enumerate() {
-            self.mount(mount, &format!("{at}.volumeMounts[{index}]"));
+            self.mount(mount, &format!("{at}.volumeMounts[{index}]"), in_image);
         }
         let paths = volume_mounts
             .iter()
             .flatten()
             .map(|mount| mount.mount_path.as_str());
-        if let Err(conflict) = mounts::layout(paths) {
+        // In an image a mount may lie in another.
+        if let Err(conflict) = mounts::layout(paths)
+            && !(in_image && matches!(conflict, mounts::MountError::Nested { .. }))
+        {
             self.refused.push(format!("{at}.volumeMounts: {conflict}"));
         }
     }
@@ -554,7 +581,7 @@ impl Check {
         }
     }
 
-    fn mount(&mut self, mount: &VolumeMount, at: &str) {
+    fn mount(&mut self, mount: &VolumeMount, at: &str, in_image: bool) {
         let VolumeMount {
             mount_path,
             mount_propagation,
@@ -581,7 +608,7 @@ impl Check {
         let injected = mount_path == "/var/run/secrets/kubernetes.io/serviceaccount";
         let absolute = Path::new(mount_path).is_absolute() && !injected;
         self.warn(
-            absolute,
+            absolute && !in_image,
             format!("{at}.mountPath={mount_path} (taken relative to the container's directory)"),
         );
     }

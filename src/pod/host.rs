@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, net::IpAddr};
 
-use super::{admission::Identity, compat::Compat};
+use super::{admission::Identity, compat::Compat, images::Means};
 
 /// Facts of the node that end up in environments and statuses; fixed for a run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,6 +19,8 @@ pub struct Host {
     pub identity: Identity,
     /// Whose semantics pods get that do not choose.
     pub compat: Compat,
+    /// What becomes of image references.
+    pub images: Means,
     /// The host, where the agent itself sits in a container and reaches it through the hostpipe.
     pub on_host: Option<OnHost>,
 }
@@ -86,6 +88,7 @@ impl Host {
                 gid: 100,
             },
             compat: Compat::default(),
+            images: Means::Nothing,
             on_host: None,
         }
     }

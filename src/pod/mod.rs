@@ -8,6 +8,7 @@
 //! | [`command`], [`mod@env`], [`fields`] | what a container runs, and with which environment |
 //! | [`objects`] | config maps and secrets, as containers see them |
 //! | [`resources`] | what pods ask of the node, what it has left, who has which core and GPU |
+//! | [`images`] | image references: there or pulled, and what the site's engine is asked |
 //! | [`volumes`] | what is in a volume, and how it gets to the disk |
 //! | [`probe`], [`hook`] | whether containers are well; what is run at their start and before their end |
 //! | [`mounts`] | where a volume appears in a container's directory |
@@ -21,6 +22,7 @@ pub mod env;
 pub mod fields;
 pub mod hook;
 mod host;
+pub mod images;
 mod kept;
 pub mod machine;
 mod manager;

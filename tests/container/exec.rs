@@ -4,6 +4,7 @@ use std::{os::unix::fs::PermissionsExt, path::Path, time::Duration};
 
 use vk_cmd::container::{
     ContainerDir, ExecError, ExecOutcome, ExecRequest, Handle, Launcher, StartError, StartFailure,
+    engine::EngineClient,
     launch::{ExecEvent, ExecOutput},
     process::{PidFd, Stat},
     protocol::{ExecCall, TerminalSize},
@@ -105,7 +106,9 @@ async fn a_prefix_leads_into_what_the_container_runs() {
     let bed = Bed::new();
     let dir = bed.container("c");
     let mut spec = bed.spec(&dir, &["sleep", "infinity"]);
-    spec.exec_prefix = ["env", "INSIDE=yes"].map(str::to_owned).to_vec();
+    let mut engine = EngineClient::default();
+    engine.exec.before = ["env", "INSIDE=yes"].map(str::to_owned).to_vec();
+    spec.engine = Some(Box::new(engine));
     let handle = in_time(bed.launcher.start(&dir, 0, 1, &spec)).await;
     let handle = handle.expect("started");
     assert_eq!(run(&handle, "echo $INSIDE").await.stdout, b"yes\n");

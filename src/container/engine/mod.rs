@@ -6,10 +6,12 @@
 //! | `request` | what is asked of an engine |
 //! | `client` | what a supervisor does for an engine's client |
 //! | `report` | what an engine says of an end |
+//! | `images` | whether an image is there, and how it is pulled |
 //! | `argv` | the command lines that ask it, pure |
 
 mod argv;
 mod client;
+mod images;
 mod report;
 mod request;
 
@@ -17,6 +19,7 @@ use std::fmt;
 
 pub(in crate::container) use client::settle_left;
 pub use client::{EngineClient, ExecPrefix};
+pub use images::{Auth, Call, Output, registry};
 pub use report::End;
 pub use request::{Bind, Engine, Gpus, Image, Invocation, Request, Unsupported};
 
@@ -65,6 +68,11 @@ impl Kind {
             Self::Shifter => "shifter",
             Self::Charliecloud => "charliecloud",
         }
+    }
+
+    /// Whether a container may run as another user than the one who starts it.
+    pub const fn has_users(self) -> bool {
+        matches!(self, Self::Docker | Self::Podman | Self::PodmanHpc)
     }
 
     /// The program that runs a container.

@@ -12,6 +12,8 @@ struct State {
     error: String,
     #[serde(default)]
     started_at: String,
+    #[serde(default)]
+    status: String,
 }
 
 /// How a container ended, beyond the exit code of the engine's client.
@@ -32,7 +34,15 @@ impl End {
         }
         // The zero time of Go.
         let started = !state.started_at.is_empty() && !state.started_at.starts_with("0001-");
-        (!started && !state.error.is_empty()).then_some(Self::NeverStarted(state.error))
+        match (started, state.error.is_empty(), state.status.as_str()) {
+            (false, false, _) => Some(Self::NeverStarted(state.error)),
+            // Podman keeps its words to itself; its client has printed them.
+            (false, true, "created" | "configured" | "initialized") => Some(Self::NeverStarted(
+                "the container engine could not start the container; its words are in the container's log"
+                    .to_owned(),
+            )),
+            _ => None,
+        }
     }
 }
 

@@ -24,7 +24,13 @@ impl State {
         if it.slot != (Slot::Starting { attempt }) {
             return;
         }
-        let message = format!("Error: {}", problem.message);
+        // What is wrong with an image was told in an event of its own.
+        let message = match problem.reason {
+            reason @ ("ErrImagePull" | "ImagePullBackOff" | "ErrImageNeverPull") => {
+                format!("Error: {reason}")
+            }
+            _ => format!("Error: {}", problem.message),
+        };
         let tries = it.config_tries;
         it.config_tries += 1;
         it.slot = Slot::Waiting {

@@ -37,6 +37,7 @@ use super::{
     admission::{added, admit},
     api::{PodApi, Retry, Version},
     containers,
+    images::Images,
     kept::Kept,
     machine::{Container, ContainerPlan, Effect, Ended, Event, Now, Role, Slot, State, Stopping},
     probe::{Client, Prober},
@@ -60,6 +61,8 @@ pub(crate) struct Context {
     pub(crate) prober: Prober,
     /// For hooks.
     pub(crate) http: Client,
+    /// The site's engine, for what runs in an image.
+    pub(crate) images: Option<Images>,
     pub(crate) home: Option<PathBuf>,
     pub(crate) clock: Clock,
     /// Work on the disk at once: a thousand pods do not take a thousand threads.

@@ -1,6 +1,6 @@
 //! Starting an attempt: look-ups, command, shim; and waiting for its end.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Pod};
@@ -12,7 +12,8 @@ use super::{
 };
 use crate::{
     container::{
-        Adopted, ContainerDir, ContainerSpec, Handle, StartError, StartFailure, Status, engine::End,
+        Adopted, ContainerDir, ContainerSpec, Handle, StartError, StartFailure, Status,
+        engine::{self, End},
         process::ProcessId,
     },
     pod::{
@@ -20,7 +21,7 @@ use crate::{
         api::{Retry, chain},
         command::{self, SCRIPT_ANNOTATION, Script},
         compat::{self, Compat, Obstacle},
-        containers, env,
+        containers, env, images,
         machine::{Ended, Event, Waiting},
         volumes,
     },
@@ -66,7 +67,7 @@ impl Worker {
         self.tasks.spawn(async move {
             let outcome = async {
                 let prepared = tokio::select! {
-                    prepared = prepare(&context, &pod, &uid, &name) => prepared?,
+                    prepared = prepare(&context, &pod, (&uid, &name, attempt), &events) => prepared?,
                     () = stop.cancelled() => return Err(cancelled().into()),
                 };
                 let (spec, notices) = prepared;
@@ -394,13 +395,18 @@ pub(super) fn ended(attempt: u32, status: &Status) -> Ended {
 async fn prepare(
     context: &Arc<Context>,
     pod: &Arc<Pod>,
-    uid: &str,
-    name: &str,
+    (uid, name, attempt): (&str, &str, u32),
+    tell: &(impl Fn((bool, &'static str, String)) + Send + Sync),
 ) -> Result<(ContainerSpec, Notices), NotBuilt> {
     let Some((_, container)) = containers::find(pod, name) else {
         return Err(create_error(format!("the pod has no container {name}")).into());
     };
-    let objects = look_up(context, pod, env::needs(&container)).await;
+    let mut needs = env::needs(&container);
+    let in_image = matches!(admission::image(&container), Image::Reference);
+    if in_image {
+        needs.extend(images::secrets(pod));
+    }
+    let objects = look_up(context, pod, needs).await;
     let objects = objects.map_err(|problem| Waiting {
         reason: "CreateContainerConfigError",
         message: problem.to_string(),
@@ -414,6 +420,22 @@ async fn prepare(
         );
         notices.push((true, "InvalidEnvironmentVariableNames", message));
     }
+    if let Some(images) = context.images.as_ref().filter(|_| in_image) {
+        let tell = |warning, reason, message| tell((warning, reason, message));
+        let auth = images::auth(pod, &objects, &tell);
+        let image = container.image.as_deref().unwrap_or_default();
+        let policy = images::Policy::of(&container);
+        let (image, _) = images.ensure(uid, image, policy, &auth, &tell).await?;
+        let place = (uid.to_owned(), attempt);
+        let (context, pod) = (context.clone(), pod.clone());
+        let inner = context.clone();
+        let built = context
+            .on_disk(move || in_engine(&inner, &pod, &container, place, &resolved.own, image));
+        let spec = built
+            .await
+            .unwrap_or_else(|error| Err(create_error(error)))?;
+        return Ok((spec, notices));
+    }
     let (context, pod, uid) = (context.clone(), pod.clone(), uid.to_owned());
     let inner = context.clone();
     let built = context.on_disk(move || {
@@ -424,6 +446,59 @@ async fn prepare(
     built
         .await
         .unwrap_or_else(|error| Err(create_error(error).into()))
+}
+
+/// A container in an image: its volumes are real binds at their own paths.
+fn in_engine(
+    context: &Context,
+    pod: &Pod,
+    container: &Container,
+    (uid, attempt): (String, u32),
+    own: &BTreeMap<String, String>,
+    image: engine::Image,
+) -> Result<ContainerSpec, Waiting> {
+    const TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+    let Some(images) = &context.images else {
+        return Err(create_error("this node has no container engine".to_owned()));
+    };
+    let dir = context
+        .root
+        .container(&uid, &container.name)
+        .and_then(|dir| dir.create().map(|()| dir));
+    let dir = dir.map_err(|error| create_error(chain(&error)))?;
+    let volumes = context.root.path().join("pods").join(&uid).join("volumes");
+    let binds = container.volume_mounts.iter().flatten();
+    // Nobody asked for it, and most images have no place for it.
+    let binds = binds.filter(|mount| mount.mount_path != TOKEN || images.makes_mount_point(TOKEN));
+    let binds = binds.map(|mount| engine::Bind {
+        source: volumes.join(&mount.name).to_string_lossy().into_owned(),
+        target: format!("/{}", mount.mount_path.trim_start_matches('/')),
+        read_only: mount.read_only == Some(true),
+    });
+    let mut binds: Vec<engine::Bind> = binds.collect();
+    let words = container
+        .termination_message_path
+        .as_deref()
+        .filter(|path| !path.is_empty())
+        .unwrap_or("/dev/termination-log");
+    if images.makes_mount_point(words) {
+        let file = dir.attempt(attempt).path().join(ending::FILE);
+        binds.push(engine::Bind {
+            source: file.to_string_lossy().into_owned(),
+            target: words.to_owned(),
+            read_only: false,
+        });
+    }
+    let asked = images::Asked {
+        pod,
+        container,
+        image,
+        own,
+        binds,
+        name: images::engine_name(&uid, &container.name, attempt),
+        cwd: &dir.path(),
+    };
+    images.spec(asked)
 }
 
 /// The part that touches the disk: mounts, and which script there is.

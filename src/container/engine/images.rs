@@ -1,0 +1,549 @@
+//! Images of an engine: whether one is there, how it is pulled, where it then is. Pure but for [`Call::run`].
+
+use std::{io, process::Stdio, time::Duration};
+
+use base64::Engine as _;
+use serde_json::Value;
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, BufReader},
+    process::Command,
+};
+
+use super::{Engine, Image, Kind};
+
+/// A short command of an engine.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Call {
+    /// Program and arguments; nothing of it is secret.
+    pub argv: Vec<String>,
+    /// The whole environment; may hold secrets.
+    pub env: Vec<(String, String)>,
+    /// Standard input, as a file in memory; may hold secrets.
+    pub stdin: Option<String>,
+}
+
+/// What a call gave.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Output {
+    /// The exit code; none for a signal.
+    pub code: Option<i32>,
+    /// Standard output, cut at 64 KiB.
+    pub stdout: String,
+    /// The last lines of standard error.
+    pub stderr: String,
+}
+
+/// Who we are to a registry: the `.dockerconfigjson` of pull secrets.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Auth {
+    entries: Vec<(String, Value)>,
+}
+
+/// Leaves the secrets out.
+impl std::fmt::Debug for Auth {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list()
+            .entries(self.entries.iter().map(|it| &it.0))
+            .finish()
+    }
+}
+
+/// Leaves environment and input out.
+impl std::fmt::Debug for Call {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Call")
+            .field("argv", &self.argv)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Auth {
+    /// Adds what a secret holds; what is added first holds.
+    ///
+    /// # Errors
+    /// A sentence where it is no `.dockerconfigjson`.
+    pub fn add(&mut self, config: &str) -> Result<(), String> {
+        let value: Value =
+            serde_json::from_str(config).map_err(|error| format!("is no JSON: {error}"))?;
+        // `.dockercfg`, the older form, has the hosts at its top.
+        let auths = value.get("auths").unwrap_or(&value);
+        let auths = auths.as_object().ok_or("has no \"auths\"")?;
+        for (host, entry) in auths {
+            self.entries.push((host.clone(), entry.clone()));
+        }
+        Ok(())
+    }
+
+    /// Whether there is nothing.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// As a `config.json`.
+    fn config(&self) -> String {
+        let mut auths = serde_json::Map::new();
+        for (host, entry) in &self.entries {
+            auths.entry(host.clone()).or_insert_with(|| entry.clone());
+        }
+        serde_json::json!({ "auths": auths }).to_string()
+    }
+
+    /// User and password for a registry.
+    pub fn login(&self, registry: &str) -> Option<(String, String)> {
+        let bare = |host: &str| {
+            let host = host
+                .trim_start_matches("https://")
+                .trim_start_matches("http://");
+            host.split('/').next().unwrap_or_default().to_owned()
+        };
+        let hub = |host: &str| {
+            matches!(
+                host,
+                "docker.io" | "index.docker.io" | "registry-1.docker.io"
+            )
+        };
+        let (_, entry) = self.entries.iter().find(|(host, _)| {
+            let host = bare(host);
+            host == registry || (hub(&host) && hub(registry))
+        })?;
+        let text = |key: &str| entry.get(key).and_then(Value::as_str).map(str::to_owned);
+        if let (Some(user), Some(password)) = (text("username"), text("password")) {
+            return Some((user, password));
+        }
+        let decoded = base64::engine::general_purpose::STANDARD
+            .decode(text("auth")?)
+            .ok()?;
+        let decoded = String::from_utf8(decoded).ok()?;
+        let (user, password) = decoded.split_once(':')?;
+        Some((user.to_owned(), password.to_owned()))
+    }
+}
+
+/// The registry of a reference.
+pub fn registry(reference: &str) -> &str {
+    match reference.split_once('/') {
+        Some((host, _)) if host == "localhost" || host.contains(['.', ':']) => host,
+        _ => "docker.io",
+    }
+}
+
+/// A reference as a file's name: `/` is `%`, `:` is `+`, as Charliecloud does it.
+fn file_name(reference: &str) -> String {
+    reference.replace('/', "%").replace(':', "+")
+}
+
+/// Pulls beside the place and then takes it, so that a pull that ended half-way is no image.
+/// `$1` directory, `$2` name; the rest pulls, with the temporary path in place of `@`.
+const INTO_PLACE: &str = r#"set -e
+dir=$1 name=$2; shift 2
+mkdir -p -- "$dir"
+new="$dir/.$name.$$"
+trap 'rm -rf -- "$new"' EXIT
+for word do shift; case $word in @) word=$new;; esac; set -- "$@" "$word"; done
+"$@"
+rm -rf -- "$dir/$name"
+mv -- "$new" "$dir/$name""#;
+
+/// Lets a client read its credentials from our standard input, which is a file in memory.
+const DOCKER_LOGIN: &str = r#"d=$(mktemp -d) || exit 1
+trap 'rm -rf -- "$d"' EXIT
+ln -s "/proc/$$/fd/0" "$d/config.json"
+DOCKER_CONFIG=$d "$@""#;
+const PODMAN_LOGIN: &str = r#"REGISTRY_AUTH_FILE=/proc/$$/fd/0 "$@""#;
+
+/// Tells a directory from nothing, and whether it says which variables the image sets.
+const LOOK: &str = r#"test -d "$1" || exit 1; test ! -f "$1/ch/environment" || echo environment"#;
+
+impl Engine {
+    /// Where an image is, or will be once it was pulled.
+    pub fn located(&self, reference: &str) -> Image {
+        let path = |end: &str| format!("{}/{}{end}", self.image_dir, file_name(reference));
+        match self.kind {
+            Kind::Docker | Kind::Podman | Kind::PodmanHpc | Kind::Shifter => {
+                Image::Reference(reference.to_owned())
+            }
+            Kind::Apptainer | Kind::Singularity => Image::Sif(path(".sif")),
+            Kind::Charliecloud => Image::Directory {
+                path: path(""),
+                environment: false,
+            },
+        }
+    }
+
+    /// Asks whether an image is there: exit code 0, and its id on standard output where the engine has one.
+    /// None for what is no image.
+    pub fn look(&self, image: &Image) -> Option<Call> {
+        let argv = match image {
+            Image::Command(_) => return None,
+            Image::Sif(path) => words(&["test", "-f", path]),
+            Image::Directory { path, .. } => words(&["sh", "-c", LOOK, "look", path]),
+            Image::Reference(reference) => match self.kind {
+                Kind::Shifter => vec![
+                    self.shifterimg(),
+                    "lookup".to_owned(),
+                    format!("docker:{reference}"),
+                ],
+                _ => self.with(&["image", "inspect", "--format={{.Id}}", reference]),
+            },
+        };
+        Some(self.call(argv))
+    }
+
+    /// Reads the answer of [`Engine::look`].
+    pub fn seen(&self, image: Image, output: &Output) -> Option<(Image, String)> {
+        if output.code != Some(0) {
+            return None;
+        }
+        let id = output
+            .stdout
+            .lines()
+            .next()
+            .unwrap_or_default()
+            .trim()
+            .to_owned();
+        Some(match image {
+            Image::Directory { path, .. } => (
+                Image::Directory {
+                    path,
+                    environment: id == "environment",
+                },
+                String::new(),
+            ),
+            image => (image, id),
+        })
+    }
+
+    /// Pulls an image to where [`Engine::located`] says.
+    pub fn pull(&self, reference: &str, auth: &Auth) -> Call {
+        let login = auth.login(registry(reference));
+        let mut stdin = None;
+        let mut env = self.own();
+        let argv = match self.kind {
+            Kind::Docker | Kind::Podman | Kind::PodmanHpc => {
+                let mut pull = self.with(&["pull"]);
+                pull.extend(self.pull_args.iter().cloned());
+                pull.push(reference.to_owned());
+                if auth.is_empty() {
+                    pull
+                } else {
+                    stdin = Some(auth.config());
+                    let script = match self.kind {
+                        Kind::Docker => DOCKER_LOGIN,
+                        _ => PODMAN_LOGIN,
+                    };
+                    let mut argv = words(&["sh", "-c", script, "pull"]);
+                    argv.extend(pull);
+                    argv
+                }
+            }
+            Kind::Apptainer | Kind::Singularity => {
+                if let Some((user, password)) = login {
+                    let prefix = if self.kind == Kind::Apptainer {
+                        "APPTAINER"
+                    } else {
+                        "SINGULARITY"
+                    };
+                    env.push((format!("{prefix}_DOCKER_USERNAME"), user));
+                    env.push((format!("{prefix}_DOCKER_PASSWORD"), password));
+                }
+                let mut pull = self.with(&["pull"]);
+                pull.extend(self.pull_args.iter().cloned());
+                pull.extend(["@".to_owned(), format!("docker://{reference}")]);
+                self.into_place(&format!("{}.sif", file_name(reference)), pull)
+            }
+            Kind::Shifter => vec![
+                self.shifterimg(),
+                "pull".to_owned(),
+                format!("docker:{reference}"),
+            ],
+            Kind::Charliecloud => {
+                let mut pull = vec![self.ch_image()];
+                if let Some((user, password)) = login {
+                    pull.push("--auth".to_owned());
+                    env.push(("CH_IMAGE_USERNAME".to_owned(), user));
+                    env.push(("CH_IMAGE_PASSWORD".to_owned(), password));
+                }
+                pull.extend(self.pull_args.iter().cloned());
+                pull.extend(words(&["pull", reference, "@"]));
+                self.into_place(&file_name(reference), pull)
+            }
+        };
+        Call { argv, env, stdin }
+    }
+
+    /// Whether pull secrets reach the registry.
+    pub fn takes_secrets(&self) -> bool {
+        self.kind != Kind::Shifter
+    }
+
+    fn into_place(&self, name: &str, pull: Vec<String>) -> Vec<String> {
+        let mut argv = words(&["sh", "-c", INTO_PLACE, "pull", &self.image_dir, name]);
+        argv.extend(pull);
+        argv
+    }
+
+    fn with(&self, last: &[&str]) -> Vec<String> {
+        let mut argv = self.client();
+        argv.extend(words(last));
+        argv
+    }
+
+    /// The program beside the engine's own.
+    fn beside(&self, name: &str) -> String {
+        match self.program.rsplit_once('/') {
+            Some((dir, _)) => format!("{dir}/{name}"),
+            None => name.to_owned(),
+        }
+    }
+
+    fn shifterimg(&self) -> String {
+        self.beside("shifterimg")
+    }
+
+    fn ch_image(&self) -> String {
+        self.beside("ch-image")
+    }
+
+    fn own(&self) -> Vec<(String, String)> {
+        let own = self.environment.iter();
+        own.map(|(name, value)| (name.clone(), value.clone()))
+            .collect()
+    }
+
+    fn call(&self, argv: Vec<String>) -> Call {
+        Call {
+            argv,
+            env: self.own(),
+            stdin: None,
+        }
+    }
+}
+
+fn words(words: &[&str]) -> Vec<String> {
+    words.iter().map(|&word| word.to_owned()).collect()
+}
+
+impl Call {
+    /// Runs it here; dropping the future kills it. `line` hears the lines of standard error.
+    ///
+    /// # Errors
+    /// Where the program cannot be started, or takes too long.
+    pub async fn run(
+        &self,
+        patience: Duration,
+        mut line: impl FnMut(&str) + Send,
+    ) -> io::Result<Output> {
+        let (program, arguments) = self
+            .argv
+            .split_first()
+            .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
+        let mut command = Command::new(program);
+        command
+            .args(arguments)
+            .env_clear()
+            .envs(self.env.iter().map(|(name, value)| (name, value)))
+            .current_dir("/")
+            .stdin(match &self.stdin {
+                Some(text) => memory_file(text)?,
+                None => Stdio::null(),
+            })
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .process_group(0);
+        let mut child = command
+            .spawn()
+            .map_err(|error| io::Error::new(error.kind(), format!("{program}: {error}")))?;
+        let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+        let out = async {
+            let mut text = Vec::new();
+            if let Some(stdout) = stdout {
+                stdout.take(64 * 1024).read_to_end(&mut text).await?;
+            }
+            Ok::<_, io::Error>(String::from_utf8_lossy(&text).into_owned())
+        };
+        let err = async {
+            let mut last: Vec<String> = Vec::new();
+            if let Some(stderr) = stderr {
+                let mut lines = BufReader::new(stderr).split(b'\n');
+                while let Some(bytes) = lines.next_segment().await? {
+                    let text = String::from_utf8_lossy(&bytes).trim().to_owned();
+                    line(&text);
+                    if !text.is_empty() {
+                        last.push(text);
+                    }
+                    if last.len() > 5 {
+                        last.remove(0);
+                    }
+                }
+            }
+            Ok::<_, io::Error>(last.join("; "))
+        };
+        let all = async { tokio::try_join!(out, err, child.wait()) };
+        match tokio::time::timeout(patience, all).await {
+            Ok(done) => done.map(|(stdout, stderr, status)| Output {
+                code: status.code(),
+                stdout,
+                stderr,
+            }),
+            Err(_) => Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                format!("{program} did not end within {} s", patience.as_secs()),
+            )),
+        }
+    }
+}
+
+fn memory_file(text: &str) -> io::Result<Stdio> {
+    use std::io::{Seek, Write};
+    let fd = nix::sys::memfd::memfd_create(c"vk-cmd", nix::sys::memfd::MFdFlags::MFD_CLOEXEC)?;
+    let mut file = std::fs::File::from(fd);
+    file.write_all(text.as_bytes())?;
+    file.rewind()?;
+    Ok(file.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    fn engine(kind: Kind, program: &str) -> Engine {
+        Engine {
+            kind,
+            program: program.to_owned(),
+            global_args: Vec::new(),
+            run_args: Vec::new(),
+            pull_args: words(&["--plain"]),
+            gpu_args: None,
+            environment: BTreeMap::from([("PATH".to_owned(), "/usr/bin:/bin".to_owned())]),
+            image_dir: "/images".to_owned(),
+        }
+    }
+
+    fn auth() -> Auth {
+        let mut auth = Auth::default();
+        // u:hunter2
+        auth.add(r#"{"auths":{"https://r.example:5000/v1/":{"auth":"dTpodW50ZXIy"}}}"#)
+            .expect("good");
+        auth
+    }
+
+    #[test]
+    fn pulls_of_each_engine() {
+        let reference = "r.example:5000/a/b:1";
+        let line = |kind: Kind, program: &str| {
+            let argv = engine(kind, program).pull(reference, &Auth::default()).argv;
+            argv.join(" ").replace(INTO_PLACE, "INTO_PLACE")
+        };
+        assert_eq!(
+            line(Kind::Docker, "docker"),
+            "docker pull --plain r.example:5000/a/b:1"
+        );
+        assert_eq!(
+            line(Kind::PodmanHpc, "podman-hpc"),
+            "podman-hpc pull --plain r.example:5000/a/b:1"
+        );
+        assert_eq!(
+            line(Kind::Apptainer, "/opt/bin/apptainer"),
+            "sh -c INTO_PLACE pull /images r.example+5000%a%b+1.sif /opt/bin/apptainer pull --plain @ docker://r.example:5000/a/b:1"
+        );
+        assert_eq!(
+            line(Kind::Shifter, "/usr/bin/shifter"),
+            "/usr/bin/shifterimg pull docker:r.example:5000/a/b:1"
+        );
+        assert_eq!(
+            line(Kind::Charliecloud, "ch-run"),
+            "sh -c INTO_PLACE pull /images r.example+5000%a%b+1 ch-image --plain pull r.example:5000/a/b:1 @"
+        );
+    }
+
+    #[test]
+    fn secrets_go_by_environment_or_memory_and_never_by_argv() {
+        for kind in Kind::ALL {
+            let call = engine(kind, kind.program()).pull("r.example:5000/a:1", &auth());
+            assert!(!call.argv.join(" ").contains("hunter2"), "{kind}");
+            assert!(!call.argv.join(" ").contains("dTpodW50ZXIy"), "{kind}");
+            let by_environment = call.env.iter().any(|(_, value)| value == "hunter2");
+            let by_memory = call.stdin.is_some_and(|text| text.contains("dTpodW50ZXIy"));
+            assert_eq!(
+                by_environment || by_memory,
+                engine(kind, "x").takes_secrets(),
+                "{kind}"
+            );
+        }
+        assert_eq!(auth().login("elsewhere.example"), None);
+        assert!(Auth::default().add("x").is_err());
+    }
+
+    #[test]
+    fn registries_are_read_as_docker_reads_them() {
+        for (reference, wanted) in [
+            ("busybox", "docker.io"),
+            ("library/busybox:1", "docker.io"),
+            ("quay.io/a/b", "quay.io"),
+            ("localhost/a", "localhost"),
+            ("host:5000/a", "host:5000"),
+        ] {
+            assert_eq!(registry(reference), wanted);
+        }
+        let mut hub = Auth::default();
+        hub.add(r#"{"auths":{"https://index.docker.io/v1/":{"username":"u","password":"p"}}}"#)
+            .expect("good");
+        assert_eq!(
+            hub.login("docker.io"),
+            Some(("u".to_owned(), "p".to_owned()))
+        );
+    }
+
+    #[tokio::test]
+    async fn a_pull_is_whole_or_nothing() {
+        let temp = tempfile::tempdir().expect("tempdir");
+        let mut engine = engine(Kind::Apptainer, "x");
+        engine.image_dir = temp.path().join("im ages").to_string_lossy().into_owned();
+        let run = async |script: &str| {
+            let argv = engine.into_place("n", words(&["sh", "-c", script, "sh", "@"]));
+            engine
+                .call(argv)
+                .run(Duration::from_secs(30), |_| ())
+                .await
+                .expect("it runs")
+        };
+        let output = run("echo half > \"$1\"; echo broken >&2; exit 3").await;
+        assert_eq!((output.code, output.stderr.as_str()), (Some(3), "broken"));
+        let left = std::fs::read_dir(&engine.image_dir).expect("made").count();
+        assert_eq!(left, 0);
+        for text in ["one", "two"] {
+            assert_eq!(run(&format!("echo {text} > \"$1\"")).await.code, Some(0));
+            let found = std::fs::read_to_string(temp.path().join("im ages/n")).expect("pulled");
+            assert_eq!(found.trim(), text);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_client_reads_its_credentials_from_memory() {
+        let path = vec![("PATH".to_owned(), "/usr/bin:/bin".to_owned())];
+        for (script, command) in [
+            (
+                DOCKER_LOGIN,
+                "cat \"$DOCKER_CONFIG/config.json\"; cat \"$DOCKER_CONFIG/config.json\"",
+            ),
+            (
+                PODMAN_LOGIN,
+                "cat \"$REGISTRY_AUTH_FILE\"; cat \"$REGISTRY_AUTH_FILE\"",
+            ),
+        ] {
+            let call = Call {
+                argv: words(&["sh", "-c", script, "pull", "sh", "-c", command]),
+                env: path.clone(),
+                stdin: Some("s3cret;".to_owned()),
+            };
+            let output = call
+                .run(Duration::from_secs(30), |_| ())
+                .await
+                .expect("it runs");
+            assert_eq!(output.stdout, "s3cret;s3cret;", "{script}");
+        }
+    }
+}

@@ -4,6 +4,7 @@
 //! object and what was last derived (for transition times), and written when it differs.
 
 mod container;
+mod documented;
 mod patch;
 #[cfg(test)]
 mod tests;
@@ -18,6 +19,7 @@ use k8s_openapi::{
 
 use super::{
     Host,
+    compat::Compat,
     machine::{Container, ContainerPlan, Ending, Role, State, Terminal, Volumes},
 };
 
@@ -68,23 +70,13 @@ pub fn derive(
         ),
         _ => (None, None),
     };
-    let mut conditions = Vec::with_capacity(OWN_CONDITIONS.len());
-    for (type_, truth) in [
-        // Said by the scheduler where there was one; a pod may name its node itself.
-        ("PodScheduled", Truth::yes(true)),
-        ("PodReadyToStartContainers", ready_to_start(state)),
-        ("Initialized", initialized(state, phase)),
-        ("ContainersReady", containers_ready(state, phase)),
-        ("Ready", ready(state, pod, phase)),
-    ] {
-        conditions.push(condition(
-            type_,
-            truth,
-            pod.metadata.generation,
-            earlier,
-            now,
-        ));
-    }
+    let documented = Compat::of(pod, host.compat).documented();
+    let generation = pod.metadata.generation;
+    let mut conditions = if documented {
+        documented::conditions(state, phase, start_time.as_ref(), generation)
+    } else {
+        conditions(state, pod, phase, earlier, now)
+    };
     if let Some(reason) = state.failure().and_then(|it| it.disruption) {
         let message = state.failure().map(|it| it.message.clone());
         let truth = Truth {
@@ -92,7 +84,6 @@ pub fn derive(
             reason: Some(reason),
             message,
         };
-        let generation = pod.metadata.generation;
         conditions.push(condition(
             DISRUPTION_TARGET,
             truth,
@@ -101,7 +92,7 @@ pub fn derive(
             now,
         ));
     }
-    PodStatus {
+    let mut status = PodStatus {
         phase: Some(phase.to_owned()),
         reason,
         message,
@@ -116,9 +107,35 @@ pub fn derive(
         container_statuses: statuses("containers"),
         ephemeral_container_statuses: statuses("ephemeralContainers"),
         conditions: Some(conditions),
-        observed_generation: pod.metadata.generation,
+        observed_generation: generation,
         ..PodStatus::default()
+    };
+    if documented {
+        documented::start_times(&mut status);
     }
+    status
+}
+
+fn conditions(
+    state: &State,
+    pod: &Pod,
+    phase: &str,
+    earlier: &PodStatus,
+    now: Timestamp,
+) -> Vec<PodCondition> {
+    let generation = pod.metadata.generation;
+    let all = [
+        // Said by the scheduler where there was one; a pod may name its node itself.
+        ("PodScheduled", Truth::yes(true)),
+        ("PodReadyToStartContainers", ready_to_start(state)),
+        ("Initialized", initialized(state, phase)),
+        ("ContainersReady", containers_ready(state, phase)),
+        ("Ready", ready(state, pod, phase)),
+    ];
+    let conditions = all.into_iter();
+    conditions
+        .map(|(type_, truth)| condition(type_, truth, generation, earlier, now))
+        .collect()
 }
 
 /// Whether those of the conditions that are ours say the same in both.

@@ -3,6 +3,9 @@ use std::{sync::Arc, time::Duration};
 use serde_json::{Value, json};
 
 use super::*;
+
+mod hpa;
+mod roles;
 use crate::pod::{
     admission::admit,
     machine::{Ended, Event, Now, Slot, Waiting},
@@ -37,6 +40,16 @@ impl Case {
             second: 0,
             status,
         };
+        case.step(Event::Tick);
+        case
+    }
+
+    /// A pod that is run whatever admission says of it: that is not what is tested here.
+    fn admitted(spec: Value) -> Self {
+        let mut case = Self::new(spec);
+        let mut plan = case.state.plan().clone();
+        plan.refusal = None;
+        case.state = State::new(Arc::new(plan));
         case.step(Event::Tick);
         case
     }

@@ -19,6 +19,7 @@ use serde_json::Value;
 use tokio::{
     sync::{Semaphore, oneshot, watch},
     task::JoinSet,
+    time::Instant,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -29,7 +30,10 @@ use crate::{
         launch::{default_socket_dir, raise_open_files},
     },
     events, hostpipe,
-    node::{self, Board, NodeError, NodeSpec},
+    node::{
+        self, Board, Keeping, Limits, NodeError, NodeSpec, keep_time,
+        walltime::{Outlook, Phase},
+    },
     pod::{
         Clock, Context, Host, OnHost, OpenError, Order, Place, Pods,
         admission::Identity,
@@ -82,6 +86,12 @@ pub struct AgentSettings {
     pub service: Option<Service>,
     /// Told once the node is registered and Ready.
     pub on_ready: Option<oneshot::Sender<()>>,
+    /// When the node ends.
+    pub limits: Limits,
+    /// How long all may take once the end was ordered: what is left then is killed by the batch system.
+    pub kill_wait: Duration,
+    /// Whether the Node object goes with a drain, where this identity may remove it.
+    pub remove_node: bool,
     /// How the host is reached where the agent sits in a container.
     pub hostpipe: Option<Hostpipe>,
     /// What others have to say in the node's status.
@@ -115,6 +125,8 @@ pub struct ServiceContext {
 pub struct Shutdown {
     /// End the containers within their grace, say so to the API, then return.
     pub drain: CancellationToken,
+    /// The end was announced: cordon the node and end its pods within the drain window.
+    pub soon: CancellationToken,
     /// Return at once and leave the containers running, to be adopted.
     pub abort: CancellationToken,
 }
@@ -165,10 +177,8 @@ pub enum AgentError {
     Sockets(#[from] DirError),
 }
 
-/// How long writes may take once the last container has ended.
+/// How long writes may take once the last container has ended, at most; a sixth of the time to the end.
 const FAREWELL: Duration = Duration::from_secs(10);
-/// The longest that containers are given when the node goes down.
-const DRAIN: Duration = Duration::from_secs(30);
 
 /// Runs the agent until it is told to end.
 pub async fn run(mut settings: AgentSettings, shutdown: Shutdown) -> Result<Outcome, AgentError> {
@@ -197,6 +207,8 @@ impl Agent {
         let mut config = settings.config.clone();
         // Every caller here tries again in its own way.
         config.default_retry = false;
+        // A watch whose connection died in silence is taken up again; servers say something every minute.
+        config.read_timeout = Some(Duration::from_secs(100));
         config.connect_timeout = Some(Duration::from_secs(10));
         let client =
             kube::Client::try_from(config).map_err(|error| AgentError::Client(Box::new(error)))?;
@@ -240,8 +252,12 @@ impl Agent {
         let superseded = CancellationToken::new();
         let http = Client::new().map_err(AgentError::Tls)?;
         let (prober, probing) = Prober::new(http.clone());
+        let clock = Clock::start();
+        // Nothing is written for this node before its lease is ours.
+        let (mandate, may_write) = watch::channel(Instant::now());
+        let (outlook, time) = keep_time(&settings.limits, clock, shutdown.soon.clone());
         let context = Context {
-            api: PodApi::new(client.clone()),
+            api: PodApi::new(client.clone(), may_write),
             events: recorder.clone(),
             root: place.root.clone(),
             launcher,
@@ -251,14 +267,14 @@ impl Agent {
             http,
             images: settings.engine,
             home: settings.home,
-            clock: Clock::start(),
+            clock,
             disk: Semaphore::new(Context::DISK),
             superseded: superseded.clone(),
         };
         let devices =
             crate::node::devices::find(std::path::Path::new("/"), |name| std::env::var(name).ok());
         let (order, orders) = watch::channel(Order::Run);
-        let (pods, manager) = manage(context, client.clone(), orders);
+        let (pods, manager) = manage(context, client.clone(), orders, outlook.clone());
         let spec = NodeSpec {
             name: settings.node_name,
             address: settings.address,
@@ -273,20 +289,25 @@ impl Agent {
             settings.hostpipe.map(|pipe| pipe.client),
             settings.board,
             spec.name.clone(),
-            recorder,
+            recorder.clone(),
         );
         let data = place.root.path().to_owned();
         let stop_keeper = CancellationToken::new();
-        let keeper = node::keep(
-            client.clone(),
+        let keeping = Keeping {
             spec,
             data,
-            settings.on_ready,
-            stop_keeper.clone(),
-        );
+            outlook: outlook.clone(),
+            events: recorder,
+            ready: settings.on_ready,
+            mandate,
+            stop: stop_keeper.clone(),
+            remove: settings.remove_node,
+        };
+        let keeper = node::keep(client.clone(), keeping);
 
         // Each of these ends when it is told to, and all when this function returns.
         let mut manager = spawn(manager);
+        let _time = spawn(time);
         let events_task = spawn(send_events);
         let _probing = spawn(probing);
         let mut keeper = spawn(keeper);
@@ -304,6 +325,7 @@ impl Agent {
             () = shutdown.abort.cancelled() => Ending::Abort,
             () = shutdown.drain.cancelled() => Ending::Drain,
             () = superseded.cancelled() => Ending::Lost,
+            () = over(outlook.clone()), if settings.limits.exit_at_end => Ending::Drain,
             kept = keeper.join_next() => match joined(kept) {
                 Some(Ok(node::End::Replaced)) => Ending::Lost,
                 Some(Err(error)) => Ending::Failed(error),
@@ -321,12 +343,14 @@ impl Agent {
             // On our root the newer agent has adopted them; elsewhere they are ours to end.
             Ending::Lost => !place.superseded(),
         };
+        let farewell = FAREWELL.min(settings.kill_wait / 6);
+        let grace = settings.kill_wait.saturating_sub(farewell);
         if end_containers {
             order.send_replace(match ending {
-                Ending::Lost => Order::Abandon(DRAIN),
-                _ => Order::Drain(DRAIN),
+                Ending::Lost => Order::Abandon(grace),
+                _ => Order::Drain(grace),
             });
-            let drained = tokio::time::timeout(DRAIN + FAREWELL, manager.join_next());
+            let drained = tokio::time::timeout(grace + farewell / 2, manager.join_next());
             tokio::select! {
                 drained = drained => if drained.is_err() {
                     tracing::warn!("not every container or status came to its end in time");
@@ -338,7 +362,7 @@ impl Agent {
         if matches!(ending, Ending::Drain) {
             stop_keeper.cancel();
             // The API server may be gone already.
-            let _ = tokio::time::timeout(FAREWELL, keeper.join_next()).await;
+            let _ = tokio::time::timeout(farewell / 4, keeper.join_next()).await;
         }
         stop_service.cancel();
         stop_events.cancel();
@@ -348,7 +372,7 @@ impl Agent {
                 .into_iter()
                 .flatten()
             {
-                let _ = tokio::time::timeout(FAREWELL, task.join_next()).await;
+                let _ = tokio::time::timeout(farewell / 8, task.join_next()).await;
             }
         }
         drop(place);
@@ -360,6 +384,12 @@ impl Agent {
             Ending::Failed(error) => Err(error.into()),
         }
     }
+}
+
+/// Waits for the end of the walltime.
+async fn over(mut outlook: watch::Receiver<Outlook>) {
+    // The task that keeps the time lives as long as the agent.
+    let _ = outlook.wait_for(|it| it.phase == Phase::Over).await;
 }
 
 enum Ending {

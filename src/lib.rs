@@ -5,6 +5,7 @@ pub mod cli;
 pub mod client;
 pub mod commands;
 pub mod container;
+pub mod duration;
 pub mod events;
 pub mod exit;
 pub mod hostpipe;

@@ -77,7 +77,30 @@ pub struct AgentArgs {
     /// The site profile
     #[command(flatten)]
     pub site: super::SiteArgs,
-    /// End the pods when the agent ends, instead of leaving them to the next agent
-    #[arg(long)]
-    pub drain_on_exit: bool,
+    /// How the node ends
+    #[command(flatten)]
+    pub walltime: WalltimeArgs,
+}
+
+/// How a node ends.
+#[derive(Debug, Default, Args)]
+pub struct WalltimeArgs {
+    /// How long the node lives, in seconds: a multiple of 60, or 0 for no limit
+    #[arg(long, value_name = "SECONDS", env = env::JIRIAF_WALLTIME, allow_hyphen_values = true)]
+    pub walltime: Option<String>,
+    /// When the allocation ends: seconds since 1970, or RFC 3339 [default: what the batch system says]
+    #[arg(long, value_name = "TIME", env = env::VK_CMD_END_TIME)]
+    pub end_time: Option<String>,
+    /// How long before the end the node takes no more pods and ends its own [default: 60s, or a tenth of the walltime]
+    #[arg(long, value_name = "TIME", env = env::VK_CMD_DRAIN_WINDOW)]
+    pub drain_window: Option<String>,
+    /// The time between the batch system's SIGTERM and its SIGKILL (Slurm's KillWait) [default: 30s]
+    #[arg(long, value_name = "TIME", env = env::VK_CMD_KILL_WAIT)]
+    pub kill_wait: Option<String>,
+    /// End when the walltime is over, instead of living on as a node that is not ready
+    #[arg(long, env = env::VK_CMD_EXIT_AT_WALLTIME, value_parser = clap::builder::BoolishValueParser::new())]
+    pub exit_at_walltime: bool,
+    /// End the pods when the agent ends, instead of leaving them to the next agent [default: in a batch job]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub drain_on_exit: Option<bool>,
 }

@@ -6,7 +6,7 @@ mod hostpipe;
 mod site;
 mod up;
 
-pub use agent::{AgentArgs, Semantics};
+pub use agent::{AgentArgs, Semantics, WalltimeArgs};
 pub use client::{
     ApplyArgs, ClusterArgs, DeleteArgs, DescribeArgs, GetArgs, LogsArgs, OutputFormat, SelectArgs,
 };

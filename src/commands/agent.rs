@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use futures::FutureExt;
@@ -18,7 +19,7 @@ use crate::agent::{self, AgentSettings, Outcome, Service, Shutdown};
 use crate::cli::{AgentArgs, Semantics};
 use crate::exit::{Exit, UsageError};
 use crate::kubelet_api::{self, Listener, ServingCertificate};
-use crate::node::Board;
+use crate::node::{Board, Limits};
 use crate::pod::compat::Compat;
 use crate::settings::agent::{AgentConfig, hostname};
 use crate::site::Site;
@@ -51,7 +52,7 @@ pub async fn run(args: AgentArgs) -> Result<Exit> {
             names: vec![config.node_name.clone(), config.address.to_string()],
         },
     };
-    let drain_on_exit = config.drain_on_exit;
+    let walltime = config.walltime;
     let node = Node {
         name: config.node_name,
         base: config.base,
@@ -64,19 +65,26 @@ pub async fn run(args: AgentArgs) -> Result<Exit> {
         client_ca,
         site,
     };
-    let settings = settle(node, kube, None).await?;
+    let mut settings = settle(node, kube, None).await?;
+    settings.limits = walltime.limits;
+    settings.kill_wait = walltime.kill_wait;
+    // Where the name is the job's, the object goes with it; elsewhere the next agent takes it up again.
+    settings.remove_node = walltime.drain_on_exit;
     let shutdown = Shutdown::default();
     let signals = super::signals::Signals::install()?;
     let outcome = tokio::select! {
         // Not polled again after it ended; the other arm never ends.
         outcome = agent::run(settings, shutdown.clone()) => outcome?,
-        never = signals.steer(&shutdown, drain_on_exit) => match never {},
+        never = signals.steer(&shutdown, walltime.drain_on_exit) => match never {},
     };
     Ok(match outcome {
         Outcome::Drained | Outcome::Aborted => Exit::Success,
         Outcome::SteppedDown | Outcome::HostChanged => Exit::Failure,
     })
 }
+
+/// How long all may take that runs on a node which ends by hand.
+const KILL_WAIT: Duration = Duration::from_secs(40);
 
 /// One node, as its commands describe it.
 pub(super) struct Node {
@@ -144,6 +152,9 @@ pub(super) async fn settle(
         on_ready,
         hostpipe: None,
         board: Board::default(),
+        limits: Limits::default(),
+        kill_wait: KILL_WAIT,
+        remove_node: false,
     })
 }
 

@@ -1,4 +1,5 @@
-//! SIGINT and SIGTERM: the first ends in order, the second at once.
+//! SIGINT and SIGTERM: the first ends in order, the second at once. SIGUSR1, which batch systems send
+//! before the end, has an agent drain its node.
 
 use std::convert::Infallible;
 
@@ -12,6 +13,7 @@ use crate::printer;
 pub(super) struct Signals {
     interrupt: Signal,
     terminate: Signal,
+    announce: Signal,
 }
 
 impl Signals {
@@ -20,6 +22,7 @@ impl Signals {
         Ok(Self {
             interrupt: signal(SignalKind::interrupt()).context("SIGINT")?,
             terminate: signal(SignalKind::terminate()).context("SIGTERM")?,
+            announce: signal(SignalKind::user_defined1()).context("SIGUSR1")?,
         })
     }
 
@@ -34,7 +37,20 @@ impl Signals {
 
     /// Turns signals into the shutdown of an agent, for ever.
     pub(super) async fn steer(mut self, shutdown: &Shutdown, drain: bool) -> Infallible {
-        self.next().await;
+        loop {
+            // Cancel-safe: `Signal::recv` loses nothing.
+            tokio::select! {
+                // A SIGTERM that came together with others goes first.
+                biased;
+                () = async {
+                    tokio::select! {
+                        _ = self.interrupt.recv() => {}
+                        _ = self.terminate.recv() => {}
+                    }
+                } => break,
+                _ = self.announce.recv() => shutdown.soon.cancel(),
+            }
+        }
         if drain {
             printer::note("ending the pods; signal again to leave at once");
             shutdown.drain.cancel();

@@ -4,20 +4,27 @@
 //! on renewal that another run holds it has been replaced, and ends.
 
 use std::path::PathBuf;
+use std::pin::pin;
 use std::time::Duration;
 
+use futures::{Stream, StreamExt};
 use http::Method;
 use jiff::Timestamp;
-use kube::Client;
+use k8s_openapi::api::core::v1::Node;
+use kube::api::{ApiResource, DynamicObject};
+use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Api, Client};
 use serde::de::IgnoredAny;
 use serde_json::{Value, json};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::capacity::Capacity;
 use super::object::{self, Host, NodeSpec};
 use super::pressure::Left;
+use super::walltime::{Outlook, Phase};
+use crate::events::{Event, Recorder, Subject};
 use crate::pod::api::{ApiProblem, Retry, get, send};
 
 /// How often the lease is renewed, and the status looked at (a kubelet's `nodeStatusUpdateFrequency`).
@@ -26,11 +33,14 @@ const BEAT: Duration = Duration::from_secs(10);
 const LEASE_SECONDS: u32 = 40;
 /// How often a status that did not change is sent (a kubelet's `nodeStatusReportFrequency`).
 const REPORT: Duration = Duration::from_secs(300);
-/// After a silence as long as this somebody may have declared the node Unknown, and only a new
-/// status, not a lease, takes that back.
+/// After a silence as long as this the watch of the Node may be dead without a word: it is read.
 const SILENCE: Duration = Duration::from_secs(25);
 /// How long the last report may take.
 const FAREWELL: Duration = Duration::from_secs(3);
+/// How long after a report of ours another one may follow because somebody wrote against it.
+const CONTRADICTION: Duration = Duration::from_secs(1);
+/// Why a node is not ready once its time is over; the reason is the original's.
+const OVER: (&str, &str) = ("NodeNotReady", "the walltime of this node is over");
 const JSON: &str = "application/json";
 const MERGE: &str = "application/merge-patch+json";
 const STRATEGIC: &str = "application/strategic-merge-patch+json";
@@ -75,20 +85,53 @@ struct Keeper {
     sent_at: Instant,
     /// When the API server last heard of us.
     heard_at: Instant,
+    outlook: watch::Receiver<Outlook>,
+    events: Recorder,
+    /// The Node as last seen.
+    seen: Value,
+    /// Whether a watch tells of its changes.
+    watching: bool,
+    /// It was told that the walltime cannot be shown.
+    mute: bool,
+    /// Until when this run speaks for the node.
+    mandate: watch::Sender<Instant>,
 }
 
-/// Registers the node and keeps it until `stop`; `ready` is told once it is registered and Ready.
-/// `data` lies on the file system of pod data.
+/// What the keeper is given.
+pub(crate) struct Keeping {
+    /// The node.
+    pub(crate) spec: NodeSpec,
+    /// On the file system of pod data.
+    pub(crate) data: PathBuf,
+    /// What the walltime asks the node to show.
+    pub(crate) outlook: watch::Receiver<Outlook>,
+    /// For what happens to the node.
+    pub(crate) events: Recorder,
+    /// Told once the node is registered and Ready.
+    pub(crate) ready: Option<oneshot::Sender<()>>,
+    /// Told until when the lease is ours: whoever writes for this node waits for it.
+    pub(crate) mandate: watch::Sender<Instant>,
+    /// Ends the keeper.
+    pub(crate) stop: CancellationToken,
+    /// Whether the Node object goes with it, where this identity may remove it.
+    pub(crate) remove: bool,
+}
+
+/// Registers the node and keeps it until it is told to stop.
 ///
 /// # Errors
 /// [`NodeError`]; an API server that cannot be reached is waited for instead.
-pub async fn keep(
-    client: Client,
-    spec: NodeSpec,
-    data: PathBuf,
-    ready: Option<oneshot::Sender<()>>,
-    stop: CancellationToken,
-) -> Result<End, NodeError> {
+pub(crate) async fn keep(client: Client, keeping: Keeping) -> Result<End, NodeError> {
+    let Keeping {
+        spec,
+        data,
+        outlook,
+        events,
+        ready,
+        mandate,
+        stop,
+        remove,
+    } = keeping;
     let holder = format!("{}_{}", spec.name, uuid::Uuid::new_v4());
     let mut keeper = Keeper {
         client,
@@ -101,6 +144,12 @@ pub async fn keep(
         sent: Value::Null,
         sent_at: Instant::now(),
         heard_at: Instant::now(),
+        outlook,
+        events,
+        seen: Value::Null,
+        watching: false,
+        mute: false,
+        mandate,
     };
     tokio::select! {
         // Dropped in the middle it leaves a node without a lease, which the next run takes over.
@@ -113,7 +162,7 @@ pub async fn keep(
     }
     let end = keeper.beat(&stop).await?;
     if end == End::Stopped {
-        let _ = tokio::time::timeout(FAREWELL, keeper.say_goodbye()).await;
+        let _ = tokio::time::timeout(FAREWELL, keeper.say_goodbye(remove)).await;
     }
     Ok(end)
 }
@@ -139,13 +188,14 @@ impl Keeper {
 
     fn status(&self, not_ready: Option<(&str, &str)>) -> Result<Value, NodeError> {
         let capacity = Capacity::of_this_process(&self.data).map_err(NodeError::Capacity)?;
+        let over = (self.outlook.borrow().phase == Phase::Over).then_some(OVER);
         let left = Left::now(&self.data).map_err(NodeError::Capacity)?;
         Ok(object::status(
             &self.spec,
             &self.host,
             &capacity,
             left.pressure(),
-            not_ready,
+            not_ready.or(over),
             &self.sent,
             Timestamp::now(),
         ))
@@ -179,14 +229,23 @@ impl Keeper {
             .to_owned();
         self.sent = status;
         self.sent_at = Instant::now();
-        self.take_lease().await
+        self.seen = node;
+        self.take_lease().await?;
+        self.show_walltime()
+            .await
+            .map_err(|error| Try::Again(error.to_string()))
     }
 
     /// The new node; none where one of that name exists.
     async fn create(&self, status: &Value) -> Result<Option<Value>, Try> {
         let mut with_role = true;
         loop {
-            let body = object::node(&self.spec, status.clone(), with_role);
+            let body = object::node(
+                &self.spec,
+                status.clone(),
+                with_role,
+                &self.outlook.borrow(),
+            );
             let made = send(&self.client, Method::POST, "/api/v1/nodes", JSON, &body).await;
             match made {
                 Ok(node) => return Ok(Some(node)),
@@ -316,6 +375,7 @@ impl Keeper {
     async fn take_lease(&mut self) -> Result<(), Try> {
         let again = |error: ApiProblem| Try::Again(format!("lease: {error}"));
         let collection = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases";
+        let asked_at = Instant::now();
         let fresh = self.lease_body(None);
         let made = send::<Value>(&self.client, Method::POST, collection, JSON, &fresh).await;
         let lease = match made {
@@ -330,26 +390,52 @@ impl Keeper {
             Err(error) => return Err(again(error)),
         };
         self.lease = Some(lease);
+        self.extend_mandate(asked_at);
         Ok(())
+    }
+
+    /// The lease was renewed by a request of that time.
+    fn extend_mandate(&self, asked_at: Instant) {
+        self.mandate
+            .send_replace(asked_at + Duration::from_secs(LEASE_SECONDS.into()));
     }
 
     /// Renews the lease and reports what changed, until told to stop or replaced.
     async fn beat(&mut self, stop: &CancellationToken) -> Result<End, NodeError> {
         let mut retry = Retry::default();
-        let mut pause = BEAT;
+        let mut next = Instant::now() + BEAT;
+        let mut outlook = self.outlook.clone();
+        let mut nodes = pin!(self.watch());
         let mut notices = self.spec.board.subscribe();
         loop {
+            let mut renew = false;
             tokio::select! {
                 // Cancel-safe: all only wait. The board lives as long as we do.
-                () = tokio::time::sleep(pause) => {}
+                () = tokio::time::sleep_until(next) => renew = true,
+                Ok(()) = outlook.changed() => {}
                 Ok(()) = notices.changed() => {}
                 () = stop.cancelled() => return Ok(End::Stopped),
+                // Cancel-safe: `next` of a pinned stream, which never ends.
+                Some(event) = nodes.next() => {
+                    self.observe(event);
+                    let contradicted = object::contradicted(&self.seen, &self.sent);
+                    if !contradicted && object::walltime_patch(&self.spec, &self.seen, &outlook.borrow()).is_none() {
+                        continue;
+                    }
+                    // Whoever writes against us does not make us write without end.
+                    let soon = self.sent_at + CONTRADICTION;
+                    if soon > Instant::now() {
+                        next = next.min(soon);
+                        continue;
+                    }
+                }
             }
             let beat = async {
-                if self.renew().await? {
+                if renew && self.renew().await? {
                     return Ok(Some(End::Replaced));
                 }
                 self.report().await?;
+                self.show_walltime().await?;
                 Ok(None)
             };
             let done: Result<Option<End>, ApiProblem> = tokio::select! {
@@ -361,22 +447,128 @@ impl Keeper {
                 Ok(Some(end)) => return Ok(end),
                 Ok(None) => {
                     retry.succeeded();
-                    pause = BEAT;
+                    if renew {
+                        next = Instant::now() + BEAT;
+                    }
                 }
                 Err(error) => {
-                    pause = retry.failed().min(BEAT);
+                    let pause = retry.failed().min(BEAT);
+                    next = Instant::now() + pause;
+                    // What was missed meanwhile is read.
+                    self.watching = false;
                     tracing::warn!(%error, ?pause, "the node's heartbeat failed");
                 }
             }
         }
     }
 
+    /// What happens to our Node.
+    fn watch(
+        &self,
+    ) -> impl Stream<Item = Result<watcher::Event<DynamicObject>, watcher::Error>> + use<> {
+        let kind = ApiResource::erase::<Node>(&());
+        let nodes = Api::<DynamicObject>::all_with(self.client.clone(), &kind);
+        let ours = watcher::Config::default().fields(&format!("metadata.name={}", self.spec.name));
+        watcher(nodes, ours).default_backoff()
+    }
+
+    fn observe(&mut self, event: Result<watcher::Event<DynamicObject>, watcher::Error>) {
+        use watcher::Event::{Apply, Delete, Init, InitApply, InitDone};
+        match event {
+            Ok(Apply(node) | InitApply(node)) => {
+                let node = serde_json::to_value(node).unwrap_or_default();
+                self.watching = true;
+                // Our own writes answer faster than the watch.
+                let version = |it: &Value| {
+                    it["metadata"]["resourceVersion"]
+                        .as_str()?
+                        .parse::<u64>()
+                        .ok()
+                };
+                if version(&node)
+                    .zip(version(&self.seen))
+                    .is_none_or(|(new, old)| new >= old)
+                {
+                    self.seen = node;
+                }
+            }
+            // Registered anew by the report that this brings about.
+            Ok(Delete(_)) => self.seen = Value::Null,
+            Ok(Init | InitDone) => {}
+            Err(error) => {
+                if self.watching {
+                    tracing::debug!(%error, "the node is not watched; it is read at each heartbeat");
+                }
+                self.watching = false;
+            }
+        }
+    }
+
+    /// Brings label and cordon to what the walltime asks for.
+    async fn show_walltime(&mut self) -> Result<(), ApiProblem> {
+        let outlook = *self.outlook.borrow();
+        let Some(patch) = object::walltime_patch(&self.spec, &self.seen, &outlook) else {
+            return Ok(());
+        };
+        let node = send::<Value>(&self.client, Method::PATCH, &self.path(), MERGE, &patch).await;
+        match node {
+            Ok(node) => self.seen = node,
+            Err(ApiProblem::Refused { code: 403, message }) => {
+                if !std::mem::replace(&mut self.mute, true) {
+                    tracing::warn!(
+                        message,
+                        "this identity may not change its node: the walltime is not shown there (rights: deploy/rbac.yaml)"
+                    );
+                }
+                return Ok(());
+            }
+            Err(problem) => return Err(problem),
+        }
+        if patch["spec"]["unschedulable"] == true {
+            let message = match outlook.closing {
+                Some(closing) => format!(
+                    "Node {} is cordoned: its walltime ends, and pods get SIGTERM up to {} before that",
+                    self.spec.name,
+                    crate::duration::show(closing.window)
+                ),
+                None => format!("Node {} is cordoned: its walltime ends", self.spec.name),
+            };
+            self.tell("NodeNotSchedulable", message);
+        } else if patch["spec"].is_object() {
+            let message = format!("Node {} takes pods: a new walltime began", self.spec.name);
+            self.tell("NodeSchedulable", message);
+        }
+        Ok(())
+    }
+
+    fn tell(&self, reason: &'static str, message: String) {
+        // As a kubelet writes them: the UID of a node's events is its name.
+        let subject = Subject {
+            kind: "Node",
+            namespace: String::new(),
+            name: self.spec.name.clone(),
+            uid: self.spec.name.clone(),
+            field: None,
+        };
+        let event = Event {
+            subject,
+            warning: false,
+            reason: reason.into(),
+            message,
+        };
+        self.events.publish(event, Timestamp::now());
+    }
+
     /// True where another run holds the lease.
     async fn renew(&mut self) -> Result<bool, ApiProblem> {
+        let asked_at = Instant::now();
         let body = self.lease_body(self.lease.as_ref());
         let path = self.lease_path();
         match send(&self.client, Method::PUT, &path, JSON, &body).await {
-            Ok(lease) => self.lease = Some(lease),
+            Ok(lease) => {
+                self.lease = Some(lease);
+                self.extend_mandate(asked_at);
+            }
             Err(ApiProblem::Conflict(_)) => {
                 let held: Value = get(&self.client, &path).await?;
                 if held["spec"]["holderIdentity"] != self.holder.as_str() {
@@ -405,9 +597,16 @@ impl Keeper {
         let status = self
             .status(None)
             .map_err(|error| ApiProblem::Unreachable(error.to_string()))?;
-        let same = object::essence(&status) == object::essence(&self.sent);
-        let silent = self.heard_at.elapsed() > SILENCE;
-        if same && !silent && self.sent_at.elapsed() < REPORT {
+        if !self.watching || self.heard_at.elapsed() > SILENCE {
+            self.seen = match get::<Value>(&self.client, &self.path()).await {
+                Ok(node) => node,
+                Err(ApiProblem::NotFound) => Value::Null,
+                Err(problem) => return Err(problem),
+            };
+        }
+        let same = object::essence(&status) == object::essence(&self.sent)
+            && !object::contradicted(&self.seen, &self.sent);
+        if same && self.sent_at.elapsed() < REPORT {
             self.heard_at = Instant::now();
             return Ok(());
         }
@@ -426,8 +625,26 @@ impl Keeper {
         Ok(())
     }
 
-    /// The last report: whoever schedules learns at once that nobody is here.
-    async fn say_goodbye(&self) {
+    /// The last report: whoever schedules learns at once that nobody is here. With `remove` the Node goes,
+    /// where this identity may remove it.
+    async fn say_goodbye(&mut self, remove: bool) {
+        // A newer agent of this name may have come meanwhile.
+        match self.renew().await {
+            Ok(true) => return,
+            Ok(false) => {}
+            Err(error) => tracing::debug!(%error, "the lease was not renewed at the end"),
+        }
+        if remove {
+            let only = json!({"preconditions": {"uid": self.node_uid}});
+            let path = self.path();
+            match send::<IgnoredAny>(&self.client, Method::DELETE, &path, JSON, &only).await {
+                Ok(_) | Err(ApiProblem::NotFound | ApiProblem::Conflict(_)) => return,
+                Err(problem) => tracing::warn!(
+                    %problem,
+                    "the node stays, NotReady: kubectl delete node {} removes it", self.spec.name
+                ),
+            }
+        }
         let why = ("AgentStopped", "the agent was stopped");
         let Ok(status) = self.status(Some(why)) else {
             return;

@@ -11,12 +11,18 @@ use super::board::{Board, Notices};
 use super::capacity::Capacity;
 use super::devices::Devices;
 use super::pressure::Pressure;
+use super::walltime::{Outlook, Phase};
 
 /// The version that the node reports: control planes check the skew, and parse it.
 pub const KUBELET_VERSION: &str = concat!("v1.34.4-vk-cmd-", env!("CARGO_PKG_VERSION"));
 /// The label that the documents' pods select. It is the one that a node identity may not set
 /// itself on a real cluster.
 pub const ROLE_LABEL: (&str, &str) = ("kubernetes.io/role", "agent");
+/// The label that says how many seconds are left.
+pub const ALIVE_LABEL: &str = "jiriaf.alivetime";
+/// The annotation that tells our cordon from an administrator's.
+pub const CORDONED_BY: &str = "vk-cmd.io/cordoned-by";
+const WALLTIME: &str = "walltime";
 /// How many pods a node takes. A kubelet's 110 is about pod networks, which this node has none of;
 /// the original's number is kept.
 pub const PODS: u32 = 1000;
@@ -105,8 +111,50 @@ pub fn labels(spec: &NodeSpec, with_role: bool) -> BTreeMap<String, String> {
     labels
 }
 
+/// The merge patch that brings a node to what its walltime asks for; none where it is there. A cordon that
+/// somebody else set stays.
+pub fn walltime_patch(spec: &NodeSpec, node: &Value, outlook: &Outlook) -> Option<Value> {
+    let metadata = &node["metadata"];
+    let mut patch = Map::new();
+    let label = outlook.label.map(|seconds| seconds.to_string());
+    // A value that the user gave the node stays.
+    let given = spec.labels.contains_key(ALIVE_LABEL);
+    if !given && metadata["labels"][ALIVE_LABEL].as_str() != label.as_deref() {
+        patch.insert(
+            "metadata".to_owned(),
+            json!({"labels": {ALIVE_LABEL: label}}),
+        );
+    }
+    let cordoned = node["spec"]["unschedulable"] == true;
+    let by_us = metadata["annotations"][CORDONED_BY] == WALLTIME;
+    let draining = outlook.phase != Phase::Open;
+    let wanted = match (draining, cordoned, by_us) {
+        (true, false, _) => Some((json!(true), json!(WALLTIME))),
+        (false, _, true) => Some((Value::Null, Value::Null)),
+        _ => None,
+    };
+    if let Some((unschedulable, by)) = wanted {
+        patch.insert("spec".to_owned(), json!({"unschedulable": unschedulable}));
+        let metadata = patch.entry("metadata").or_insert_with(|| json!({}));
+        metadata["annotations"] = json!({CORDONED_BY: by});
+    }
+    (!patch.is_empty()).then_some(Value::Object(patch))
+}
+
+/// Whether the API holds other conditions than were sent: somebody declared the node Unknown, most likely.
+pub fn contradicted(node: &Value, sent: &Value) -> bool {
+    let list = |status: &Value| status["conditions"].as_array().cloned().unwrap_or_default();
+    let held = list(&node["status"]);
+    list(sent).iter().any(|ours| {
+        let same = |it: &&Value| it["type"] == ours["type"];
+        held.iter()
+            .find(same)
+            .is_none_or(|it| it["status"] != ours["status"])
+    })
+}
+
 /// The node as it is registered.
-pub fn node(spec: &NodeSpec, status: Value, with_role: bool) -> Value {
+pub fn node(spec: &NodeSpec, status: Value, with_role: bool, outlook: &Outlook) -> Value {
     let mut body = json!({
         "apiVersion": "v1",
         "kind": "Node",
@@ -116,6 +164,15 @@ pub fn node(spec: &NodeSpec, status: Value, with_role: bool) -> Value {
     });
     if let Some(taint) = &spec.taint {
         body["spec"]["taints"] = json!([taint]);
+    }
+    if let Some(label) = outlook.label
+        && !spec.labels.contains_key(ALIVE_LABEL)
+    {
+        body["metadata"]["labels"][ALIVE_LABEL] = json!(label.to_string());
+    }
+    if outlook.phase != Phase::Open {
+        body["spec"]["unschedulable"] = json!(true);
+        body["metadata"]["annotations"] = json!({CORDONED_BY: WALLTIME});
     }
     body
 }
@@ -328,6 +385,58 @@ mod tests {
         assert_eq!(status["capacity"]["cpu"], "1500m");
         assert_eq!(status["allocatable"]["memory"], "2Ki");
         assert_eq!(status["allocatable"]["nvidia.com/gpu"], "1");
+    }
+
+    #[test]
+    fn a_cordon_is_ours_or_the_administrators() {
+        let outlook = |phase, label| Outlook {
+            phase,
+            label,
+            closing: None,
+        };
+        let mut node = json!({"metadata": {"labels": {}}, "spec": {}});
+        assert_eq!(
+            walltime_patch(&spec(), &node, &outlook(Phase::Open, None)),
+            None
+        );
+        let patch = walltime_patch(&spec(), &node, &outlook(Phase::Open, Some(600)));
+        assert_eq!(
+            patch,
+            Some(json!({"metadata": {"labels": {ALIVE_LABEL: "600"}}}))
+        );
+        node["metadata"]["labels"][ALIVE_LABEL] = json!("600");
+        assert_eq!(
+            walltime_patch(&spec(), &node, &outlook(Phase::Open, Some(600))),
+            None
+        );
+
+        let draining = outlook(Phase::Draining, Some(600));
+        let cordon = json!({"spec": {"unschedulable": true}, "metadata": {"annotations": {CORDONED_BY: "walltime"}}});
+        assert_eq!(walltime_patch(&spec(), &node, &draining), Some(cordon));
+        node["spec"]["unschedulable"] = json!(true);
+        assert_eq!(walltime_patch(&spec(), &node, &draining), None);
+        assert_eq!(
+            walltime_patch(&spec(), &node, &outlook(Phase::Open, Some(600))),
+            None,
+            "an administrator's"
+        );
+        node["metadata"]["annotations"] = json!({CORDONED_BY: "walltime"});
+        let lifted = walltime_patch(&spec(), &node, &outlook(Phase::Open, None)).expect("ours");
+        assert_eq!(lifted["spec"]["unschedulable"], Value::Null);
+        assert_eq!(lifted["metadata"]["labels"][ALIVE_LABEL], Value::Null);
+        assert_eq!(lifted["metadata"]["annotations"][CORDONED_BY], Value::Null);
+    }
+
+    #[test]
+    fn conditions_of_others_contradict_nothing() {
+        let sent = json!({"conditions": [{"type": "Ready", "status": "True"}]});
+        let held = |status: &str| {
+            json!({"status": {"conditions": [
+            {"type": "Ready", "status": status}, {"type": "Other", "status": "False"}]}})
+        };
+        assert!(!contradicted(&held("True"), &sent));
+        assert!(contradicted(&held("Unknown"), &sent));
+        assert!(contradicted(&json!({"status": {}}), &sent));
     }
 
     #[test]

@@ -155,7 +155,8 @@ fn restart_policy(word: Option<&str>) -> Option<RestartPolicy> {
     }
 }
 
-fn config_error(message: String) -> Refusal {
+/// A pod that cannot be configured stays Pending and says why.
+pub(super) fn config_error(message: String) -> Refusal {
     Refusal {
         reason: "CreateContainerConfigError",
         event: "Failed",

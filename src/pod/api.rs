@@ -15,7 +15,10 @@ use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::Client;
 use serde::{Deserialize, de::DeserializeOwned, de::IgnoredAny};
 use serde_json::{Value, json};
-use tokio::sync::Semaphore;
+use tokio::{
+    sync::{Semaphore, watch},
+    time::Instant,
+};
 
 use super::{
     objects::{Data, Kind, Reference},
@@ -104,17 +107,21 @@ pub(crate) struct PodApi {
     client: Client,
     lookups: Arc<Semaphore>,
     writes: Semaphore,
+    /// Until when this agent speaks for the node.
+    mandate: watch::Receiver<Instant>,
     /// Look-ups that are queued and not begun: whoever comes before one begins may share it.
     queued: Arc<Mutex<HashMap<(String, Reference), Lookup>>>,
 }
 
 impl PodApi {
-    /// Wraps a client.
-    pub(crate) fn new(client: Client) -> Self {
+    /// Wraps a client. Statuses and deletes wait for the `mandate`: after a silence another agent may speak for
+    /// this node, and only the lease tells.
+    pub(crate) fn new(client: Client, mandate: watch::Receiver<Instant>) -> Self {
         Self {
             client,
             lookups: Arc::new(Semaphore::new(LOOKUPS)),
             writes: Semaphore::new(WRITES),
+            mandate,
             queued: Arc::default(),
         }
     }
@@ -219,8 +226,22 @@ impl PodApi {
         }
         let uri = format!("/api/v1/namespaces/{namespace}/pods/{name}/status?fieldManager=vk-cmd");
         let kind = "application/strategic-merge-patch+json";
+        self.mandated().await;
         let answer: Answer = self.write(Method::PATCH, &uri, kind, patch).await?;
         Ok(Version::parse(&answer.metadata.version))
+    }
+
+    /// Waits until this agent speaks for the node. Cancel-safe.
+    async fn mandated(&self) {
+        let mut mandate = self.mandate.clone();
+        // Without a keeper nothing is written at all: the agent ends.
+        if mandate
+            .wait_for(|until| Instant::now() < *until)
+            .await
+            .is_err()
+        {
+            std::future::pending::<()>().await;
+        }
     }
 
     /// Deletes a pod for good, if it is still the one we mean.
@@ -237,6 +258,7 @@ impl PodApi {
             "preconditions": {"uid": uid},
         });
         let uri = format!("/api/v1/namespaces/{namespace}/pods/{name}");
+        self.mandated().await;
         self.write::<IgnoredAny>(Method::DELETE, &uri, "application/json", &body)
             .await
             .map(drop)
@@ -352,7 +374,8 @@ mod tests {
                 )
             }
         });
-        PodApi::new(Client::new(service, "default"))
+        let (_, mandate) = watch::channel(Instant::now() + Duration::from_secs(60));
+        PodApi::new(Client::new(service, "default"), mandate)
     }
 
     fn status(code: u16) -> (u16, Value) {

@@ -33,7 +33,10 @@ use super::{
     orphan, status,
     worker::{Context, Desired, Shutdown, Snapshot, Worker},
 };
-use crate::container::ContainerDir;
+use crate::{
+    container::ContainerDir,
+    node::walltime::{Closing, Outlook},
+};
 
 /// What others may ask of the pods; cheap to clone.
 #[derive(Clone, Debug)]
@@ -109,6 +112,7 @@ pub(crate) fn manage(
     context: Context,
     client: Client,
     orders: watch::Receiver<Order>,
+    outlook: watch::Receiver<Outlook>,
 ) -> (Pods, impl Future<Output = ()> + Send) {
     let (requests, asked) = mpsc::channel(64);
     let manager = Manager {
@@ -119,6 +123,8 @@ pub(crate) fn manage(
         listing: None,
         on_disk: None,
         orders,
+        outlook,
+        closing: None,
     };
     (Pods { requests }, manager.run(client, asked))
 }
@@ -146,6 +152,9 @@ struct Manager {
     /// UIDs found on disk at the start, until the first listing is complete.
     on_disk: Option<HashSet<Uid>>,
     orders: watch::Receiver<Order>,
+    outlook: watch::Receiver<Outlook>,
+    /// What the workers know of the node's end.
+    closing: Option<Closing>,
 }
 
 type Uid = Arc<str>;
@@ -175,6 +184,7 @@ impl Manager {
         let mine = watcher::Config::default().fields(&format!("spec.nodeName={node}"));
         let pods = watcher(Api::<Pod>::all(client), mine).default_backoff();
         let mut pods = pin!(pods);
+        self.look_ahead();
         loop {
             if *self.orders.borrow() != Order::Run && self.workers.is_empty() {
                 return;
@@ -197,6 +207,7 @@ impl Manager {
                 },
                 // Cancel-safe per docs on `changed`.
                 Ok(()) = self.orders.changed() => self.drain(),
+                Ok(()) = self.outlook.changed() => self.look_ahead(),
             }
         }
     }
@@ -264,6 +275,7 @@ impl Manager {
             pod: pod.clone(),
             removed: false,
             shutdown: None,
+            closing: self.closing,
         });
         let (show, snapshot) = watch::channel(Snapshot {
             pod: pod.resting(),
@@ -301,6 +313,20 @@ impl Manager {
                     uid
                 });
             }
+        }
+    }
+
+    /// Tells the workers of the end of the walltime, where that is news.
+    fn look_ahead(&mut self) {
+        let closing = self.outlook.borrow_and_update().closing;
+        if closing == self.closing {
+            return;
+        }
+        self.closing = closing;
+        for entry in self.entries.values() {
+            entry
+                .desired
+                .send_modify(|desired| desired.closing = closing);
         }
     }
 

@@ -35,6 +35,7 @@ mod record;
 pub mod resources;
 pub mod status;
 pub mod volumes;
+pub mod walltime;
 mod worker;
 
 pub use host::{Host, OnHost};

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use super::env;
+use super::walltime::WalltimeConfig;
 use crate::cli::{AgentArgs, Semantics};
 use crate::exit::UsageError;
 
@@ -33,8 +34,8 @@ pub struct AgentConfig {
     pub client_ca: Option<PathBuf>,
     /// Whose semantics pods get that do not choose.
     pub compat: Semantics,
-    /// Whether pods end with the agent.
-    pub drain_on_exit: bool,
+    /// When and how the node ends.
+    pub walltime: WalltimeConfig,
 }
 
 impl AgentConfig {
@@ -96,7 +97,7 @@ impl AgentConfig {
             serving,
             client_ca: args.client_ca_file,
             compat: args.compat,
-            drain_on_exit: args.drain_on_exit,
+            walltime: WalltimeConfig::resolve(args.walltime, |name| std::env::var(name).ok())?,
         })
     }
 }
@@ -219,7 +220,13 @@ fn is_subdomain(name: &str) -> bool {
 }
 
 /// The error about `value`: it came from the variable where the variable says the same.
-fn wrong(value: &str, flag: &str, variable: &str, problem: &str, mend: &str) -> UsageError {
+pub(super) fn wrong(
+    value: &str,
+    flag: &str,
+    variable: &str,
+    problem: &str,
+    mend: &str,
+) -> UsageError {
     let set = !variable.is_empty() && std::env::var(variable).is_ok_and(|set| set == value);
     UsageError {
         key: if set { variable } else { flag }.to_owned(),

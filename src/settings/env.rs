@@ -18,6 +18,16 @@ pub const APISERVER_KEY_LOCATION: &str = "APISERVER_KEY_LOCATION";
 pub const JIRIAF_NODETYPE: &str = "JIRIAF_NODETYPE";
 /// The node's label `jiriaf.site`.
 pub const JIRIAF_SITE: &str = "JIRIAF_SITE";
+/// How long the node lives, in seconds: a multiple of 60, or 0 for no limit.
+pub const JIRIAF_WALLTIME: &str = "JIRIAF_WALLTIME";
+/// When the allocation ends, for batch systems that do not tell: seconds since 1970, or RFC 3339.
+pub const VK_CMD_END_TIME: &str = "VK_CMD_END_TIME";
+/// How long before the end the node is cordoned.
+pub const VK_CMD_DRAIN_WINDOW: &str = "VK_CMD_DRAIN_WINDOW";
+/// The time between the batch system's SIGTERM and its SIGKILL.
+pub const VK_CMD_KILL_WAIT: &str = "VK_CMD_KILL_WAIT";
+/// Whether the agent ends at the end of the walltime.
+pub const VK_CMD_EXIT_AT_WALLTIME: &str = "VK_CMD_EXIT_AT_WALLTIME";
 /// Where `vk-cmd up` keeps its state.
 pub const VK_CMD_STATE_DIR: &str = "VK_CMD_STATE_DIR";
 /// Where `vk-cmd agent` keeps pod data.

@@ -5,6 +5,7 @@
 pub mod agent;
 pub mod env;
 pub mod site;
+pub mod walltime;
 
 use std::path::PathBuf;
 

@@ -2,12 +2,15 @@
 
 mod architecture;
 mod bad_input;
+mod both;
 mod crash;
 mod everyday;
 mod examples;
 mod kube_rs;
+mod partition;
 mod probes;
 mod small_client;
+mod walltime;
 
 /// The binary under test.
 const VK_CMD: &str = env!("CARGO_BIN_EXE_vk-cmd");

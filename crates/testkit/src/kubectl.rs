@@ -62,6 +62,7 @@ pub struct Kubectl {
     program: PathBuf,
     kubeconfig: PathBuf,
     home: PathBuf,
+    namespace: Option<String>,
 }
 
 impl Kubectl {
@@ -75,12 +76,23 @@ impl Kubectl {
             program,
             kubeconfig: kubeconfig.to_owned(),
             home: home.to_owned(),
+            namespace: None,
         })
+    }
+
+    /// The same, working in another namespace than `default`.
+    #[must_use]
+    pub fn in_namespace(mut self, namespace: &str) -> Self {
+        self.namespace = Some(namespace.to_owned());
+        self
     }
 
     /// A command with these words, ready to be run.
     pub fn command<S: AsRef<std::ffi::OsStr>>(&self, words: &[S]) -> Command {
         let mut command = Command::new(&self.program);
+        if let Some(namespace) = &self.namespace {
+            command.args(["--namespace", namespace]);
+        }
         command
             .args(words)
             .env("KUBECONFIG", &self.kubeconfig)

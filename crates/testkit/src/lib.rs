@@ -6,14 +6,20 @@
 //!
 //! [`Client`] sends requests that no well-behaved client would send.
 
+mod agent;
 mod client;
+mod cluster;
 mod kubectl;
+mod proxy;
 mod real;
 mod up;
 mod wait;
 
+pub use agent::{Agent, AgentBuilder};
 pub use client::{Client, Request, Response};
+pub use cluster::{Cluster, Plane};
 pub use kubectl::{Kubectl, Output, find_program};
+pub use proxy::{Line, Proxy};
 pub use real::{RealCluster, RealClusterBuilder};
 pub use up::{Up, UpBuilder, end_processes_of};
 pub use wait::{eventually, eventually_within};

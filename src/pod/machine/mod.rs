@@ -51,6 +51,7 @@ pub struct State {
     ends: Option<Ends>,
     deadline: Option<Duration>,
     failure: Option<Box<Failure>>,
+    disruption: Option<Box<Disruption>>,
     terminal: Option<Terminal>,
     terminal_stored: bool,
     refusal_told: bool,
@@ -68,6 +69,7 @@ impl State {
             ends: None,
             deadline: None,
             failure: None,
+            disruption: None,
             terminal: None,
             terminal_stored: false,
             refusal_told: false,
@@ -121,6 +123,18 @@ impl State {
     /// Why the pod fails whatever its containers do, if it does.
     pub fn failure(&self) -> Option<&Failure> {
         self.failure.as_deref()
+    }
+
+    /// What the pod is told of its coming end, if anything; a disruption that failed it says it better.
+    pub fn disruption(&self) -> Option<(&'static str, &str)> {
+        let failed = self
+            .failure()
+            .and_then(|it| Some((it.disruption?, it.message.as_str())));
+        failed.or_else(|| {
+            self.disruption
+                .as_deref()
+                .map(|it| (it.reason, it.message.as_str()))
+        })
     }
 
     /// Whether every init container has done its work, or has started where it goes on
@@ -219,6 +233,11 @@ impl State {
                 Arc::make_mut(&mut self.plan).containers.extend(containers);
             }
             Event::Fail { failure, grace } => self.fail(*failure, grace, now, effects),
+            Event::Disrupt(disruption) => {
+                if self.terminal.is_none() && self.disruption.is_none() {
+                    self.disruption = Some(disruption);
+                }
+            }
             Event::Delete { grace } => self.end(Ending::Deleted, grace, now),
             Event::Removed { grace } => self.end(Ending::Removed, grace, now),
             Event::Shutdown { grace } => {

@@ -198,6 +198,15 @@ pub struct Failure {
     pub warning: bool,
 }
 
+/// What the condition `DisruptionTarget` says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Disruption {
+    /// In CamelCase.
+    pub reason: &'static str,
+    /// For people.
+    pub message: String,
+}
+
 /// Where the pod's volumes are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Volumes {
@@ -341,6 +350,8 @@ pub enum Event {
         /// kills at once.
         grace: Option<Duration>,
     },
+    /// The pod is about to be ended, through no fault of its own; nothing ends yet.
+    Disrupt(Box<Disruption>),
     /// The node goes down; no container may take longer than this.
     Shutdown {
         /// The longest grace.

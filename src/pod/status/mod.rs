@@ -35,6 +35,9 @@ pub const OWN_CONDITIONS: [&str; 5] = [
 /// Written by this node where it ends the pod itself, by others where they do.
 pub const DISRUPTION_TARGET: &str = "DisruptionTarget";
 
+/// What a kubelet says of a pod that ended with its node.
+const SHUT_DOWN: &str = "Pod was terminated in response to imminent node shutdown.";
+
 /// Derives the status. `earlier` is the last one (ours, or the API's when the agent
 /// has just started) and gives `startTime` and the transition times.
 pub fn derive(
@@ -64,10 +67,9 @@ pub fn derive(
             Some(failure.reason.to_string()),
             Some(failure.message.clone()),
         ),
-        ("Failed", None, Some(Ending::NodeShutdown)) => (
-            Some("Terminated".to_owned()),
-            Some("Pod was terminated in response to imminent node shutdown.".to_owned()),
-        ),
+        ("Failed", None, Some(Ending::NodeShutdown)) => {
+            (Some("Terminated".to_owned()), Some(SHUT_DOWN.to_owned()))
+        }
         _ => (None, None),
     };
     let documented = Compat::of(pod, host.compat).documented();
@@ -77,12 +79,13 @@ pub fn derive(
     } else {
         conditions(state, pod, phase, earlier, now)
     };
-    if let Some(reason) = state.failure().and_then(|it| it.disruption) {
-        let message = state.failure().map(|it| it.message.clone());
+    let shut_down = (phase == "Failed" && state.ending() == Some(Ending::NodeShutdown))
+        .then_some(("TerminationByKubelet", SHUT_DOWN));
+    if let Some((reason, message)) = state.disruption().or(shut_down) {
         let truth = Truth {
             is: true,
             reason: Some(reason),
-            message,
+            message: Some(message.to_owned()),
         };
         conditions.push(condition(
             DISRUPTION_TARGET,

@@ -19,6 +19,7 @@ mod hooks;
 mod probes;
 mod recover;
 mod start;
+mod walltime;
 mod write;
 
 use std::{borrow::Cow, collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
@@ -34,7 +35,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Host,
-    admission::{added, admit},
+    admission::{added, admit, config_error},
     api::{PodApi, Retry, Version},
     containers,
     images::Images,
@@ -43,10 +44,12 @@ use super::{
     probe::{Client, Prober},
     record::{HomeLink, Record},
     status,
+    walltime::Wishes,
 };
 use crate::{
     container::{Handle, Launcher, Root},
     events::{self, Recorder, Subject},
+    node::walltime::Closing,
 };
 
 /// What all workers share.
@@ -117,7 +120,15 @@ impl Clock {
         self.start.elapsed()
     }
 
-    fn instant(&self, mono: Duration) -> Instant {
+    /// The monotonic time of an instant; what lies a week before the start and more is one moment.
+    pub(crate) fn mono(&self, at: Instant) -> Duration {
+        match at.checked_duration_since(self.start) {
+            Some(after) => Self::OFFSET + after,
+            None => Self::OFFSET.saturating_sub(self.start - at),
+        }
+    }
+
+    pub(crate) fn instant(&self, mono: Duration) -> Instant {
         let after = mono.saturating_sub(Self::OFFSET);
         // A grace may be as long as a pod's author likes; no clock holds all of them.
         self.start + after.min(Self::LONGEST)
@@ -133,6 +144,8 @@ pub(super) struct Desired {
     pub(super) removed: bool,
     /// The node goes down.
     pub(super) shutdown: Option<Shutdown>,
+    /// The end of the walltime, where one is known.
+    pub(super) closing: Option<Closing>,
 }
 
 /// How a pod ends with its node.
@@ -226,6 +239,9 @@ pub(super) struct Worker {
     told: BTreeSet<String>,
     /// `activeDeadlineSeconds` as last seen.
     deadline: Option<Duration>,
+    walltime: walltime::Told,
+    /// Nothing of it ever ran.
+    fresh: bool,
 }
 
 impl Worker {
@@ -238,12 +254,18 @@ impl Worker {
     ) -> Self {
         let pod = desired.borrow().pod.clone();
         let uid = pod.metadata.uid.clone().unwrap_or_default();
-        let admitted = admit(&pod, &context.host);
+        let mut admitted = admit(&pod, &context.host);
+        let wishes = Wishes::read(pod.metadata.annotations.as_ref()).unwrap_or_else(|message| {
+            let plan = Arc::make_mut(&mut admitted.plan);
+            plan.refusal.get_or_insert_with(|| config_error(message));
+            Wishes::default()
+        });
         let earlier = pod.status.clone().unwrap_or_default();
         let now = context.clock.now();
         let mut handles = vec![None; admitted.plan.containers.len()];
         let terminal = status::terminal(&earlier);
-        let state = if known_on_disk || recover::ran_before(&earlier) || terminal.is_some() {
+        let fresh = !(known_on_disk || recover::ran_before(&earlier) || terminal.is_some());
+        let state = if !fresh {
             // Boxed, as below: rare and large, and there is one worker for each pod.
             let plan = &admitted.plan;
             let recovered = recover::containers(&context, &pod, &uid, plan, &earlier, &mut handles);
@@ -280,6 +302,8 @@ impl Worker {
             warnings: admitted.warnings,
             told: BTreeSet::new(),
             deadline: None,
+            walltime: walltime::Told::new(wishes),
+            fresh,
         }
     }
 
@@ -287,6 +311,9 @@ impl Worker {
     pub(super) async fn run(mut self) {
         self.follow_adopted();
         self.warn();
+        if self.fresh {
+            self.refuse_for_time();
+        }
         self.step(Event::Tick);
         self.amend();
         self.desired.mark_changed();
@@ -360,10 +387,18 @@ impl Worker {
             .map(|mono| self.context.clock.instant(mono));
         let write = self.write_due();
         let renew = self.renew_after.filter(|_| self.state.active());
-        [machine, write, self.delete_after, renew, self.rest_at]
-            .into_iter()
-            .flatten()
-            .min()
+        let walltime = self.walltime_due();
+        [
+            machine,
+            write,
+            self.delete_after,
+            renew,
+            self.rest_at,
+            walltime,
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     fn woken(&mut self) {
@@ -383,6 +418,7 @@ impl Worker {
             self.renew_after = None;
             self.renew_volumes();
         }
+        self.attend_walltime();
         self.step(Event::Tick);
     }
 
@@ -414,6 +450,7 @@ impl Worker {
             Some(event) => self.step(event),
             None => self.step(Event::Tick),
         }
+        self.attend_walltime();
     }
 
     /// What of a spec may change while the pod runs.
@@ -546,23 +583,25 @@ impl Worker {
         reason: impl Into<Cow<'static, str>>,
         message: String,
     ) {
-        let field = container
-            .and_then(|index| self.state.plan().containers.get(index))
-            .map(ContainerPlan::field);
-        let subject = Subject {
-            kind: "Pod",
-            namespace: self.namespace().to_owned(),
-            name: self.name().to_owned(),
-            uid: self.uid.clone(),
-            field,
-        };
         let event = events::Event {
-            subject,
+            subject: self.subject(container),
             warning,
             reason: reason.into(),
             message,
         };
         self.context.events.publish(event, Timestamp::now());
+    }
+
+    fn subject(&self, container: Option<usize>) -> Subject {
+        Subject {
+            kind: "Pod",
+            namespace: self.namespace().to_owned(),
+            name: self.name().to_owned(),
+            uid: self.uid.clone(),
+            field: container
+                .and_then(|index| self.state.plan().containers.get(index))
+                .map(ContainerPlan::field),
+        }
     }
 
     fn home_link(&self) -> Option<HomeLink> {

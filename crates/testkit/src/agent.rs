@@ -1,0 +1,184 @@
+//! `vk-cmd agent` as a fixture, for any cluster.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+
+use crate::up::end_processes_of;
+use crate::wait::eventually;
+
+/// Describes an [`Agent`].
+#[derive(Debug, Clone)]
+pub struct AgentBuilder {
+    program: PathBuf,
+    node: String,
+    kubeconfig: PathBuf,
+    place: Option<Arc<TempDir>>,
+    args: Vec<String>,
+    env: Vec<(String, String)>,
+}
+
+/// A running `vk-cmd agent`. Its containers end with the last that holds its place.
+#[derive(Debug)]
+pub struct Agent {
+    place: Arc<TempDir>,
+    child: Child,
+    /// The node's name.
+    pub node: String,
+}
+
+impl AgentBuilder {
+    /// Adds words to the command line.
+    #[must_use]
+    pub fn args(mut self, words: &[&str]) -> Self {
+        self.args
+            .extend(words.iter().map(|word| (*word).to_owned()));
+        self
+    }
+
+    /// Sets a variable.
+    #[must_use]
+    pub fn env(mut self, key: &str, value: &str) -> Self {
+        self.env.push((key.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Uses home and pod data of another agent.
+    #[must_use]
+    pub fn at(mut self, place: &Arc<TempDir>) -> Self {
+        self.place = Some(Arc::clone(place));
+        self
+    }
+
+    /// The command, not yet run; for runs that are to fail.
+    pub fn command(&mut self) -> Command {
+        let place = self
+            .place
+            .get_or_insert_with(|| Arc::new(tempfile::tempdir().expect("a directory")));
+        let home = place.path().join("home");
+        std::fs::create_dir_all(&home).expect("a home");
+        let mut command = Command::new(&self.program);
+        command
+            .arg("agent")
+            .arg("--kubeconfig")
+            .arg(&self.kubeconfig)
+            .args(["--nodename", &self.node, "--kubelet-port", "0"])
+            .arg("--root")
+            .arg(place.path().join("root"))
+            .args(&self.args)
+            .env("HOME", &home)
+            .env_remove("KUBECONFIG")
+            .envs(self.env.iter().cloned())
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Starts it; it may not be registered yet.
+    ///
+    /// # Panics
+    /// Where the program does not run.
+    #[track_caller]
+    pub fn start(mut self) -> Agent {
+        let mut command = self.command();
+        let place = self.place.take().expect("command() set it");
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(place.path().join(format!("{}.log", self.node)))
+            .expect("a log");
+        let child = command
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .expect("the program runs");
+        Agent {
+            place,
+            child,
+            node: self.node,
+        }
+    }
+}
+
+impl Agent {
+    /// Describes an agent of `program` for the node `node` of a cluster.
+    pub fn of(program: &str, kubeconfig: &Path, node: &str) -> AgentBuilder {
+        AgentBuilder {
+            program: program.into(),
+            node: node.to_owned(),
+            kubeconfig: kubeconfig.to_owned(),
+            place: None,
+            args: Vec::new(),
+            env: Vec::new(),
+        }
+    }
+
+    /// Home and pod data, for another agent.
+    pub fn place(&self) -> Arc<TempDir> {
+        Arc::clone(&self.place)
+    }
+
+    /// The home that its pods see.
+    pub fn home(&self) -> PathBuf {
+        self.place.path().join("home")
+    }
+
+    /// What agents of this node wrote to stderr in this place so far.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.place.path().join(format!("{}.log", self.node)))
+            .unwrap_or_default()
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> Pid {
+        Pid::from_raw(self.child.id().cast_signed())
+    }
+
+    /// Sends a signal.
+    ///
+    /// # Panics
+    /// Where it is gone already.
+    #[track_caller]
+    pub fn signal(&self, signal: Signal) {
+        kill(self.pid(), signal).expect("it runs");
+    }
+
+    /// `kill -9`, and its place.
+    ///
+    /// # Panics
+    /// Where it is gone already.
+    pub fn kill(mut self) -> Arc<TempDir> {
+        self.signal(Signal::SIGKILL);
+        self.child.wait().expect("it is our child");
+        self.place()
+    }
+
+    /// Waits until it ends by itself.
+    ///
+    /// # Panics
+    /// Where it does not within a minute, with its log.
+    #[track_caller]
+    pub fn ended(&mut self) -> ExitStatus {
+        let log = self.place.path().join(format!("{}.log", self.node));
+        eventually("the agent ends", || match self.child.try_wait() {
+            Ok(Some(status)) => Ok(status),
+            _ => Err(std::fs::read_to_string(&log)),
+        })
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        if !matches!(self.child.try_wait(), Ok(Some(_))) {
+            let _ = kill(self.pid(), Signal::SIGKILL);
+            let _ = self.child.wait();
+        }
+        if Arc::strong_count(&self.place) == 1 {
+            end_processes_of(self.place.path());
+        }
+    }
+}

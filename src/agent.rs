@@ -11,7 +11,7 @@
 //! | events | sends events | after the others |
 //! | service | the kubelet API | with the pods |
 
-use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::Taint;
@@ -268,6 +268,7 @@ impl Agent {
             images: settings.engine,
             home: settings.home,
             clock,
+            beginnings: Arc::new(Semaphore::new(Context::BEGINNINGS)),
             disk: Semaphore::new(Context::DISK),
             superseded: superseded.clone(),
         };

@@ -19,15 +19,7 @@ pub(crate) struct Kept {
 }
 
 impl Kept {
-    /// Keeps an object, typed for now.
-    pub(crate) fn new(pod: Pod) -> Self {
-        let kept = Self::at_rest(&pod);
-        // New, so that nobody has set it.
-        let _ = kept.typed.set(Arc::new(pod));
-        kept
-    }
-
-    /// Keeps an object's JSON alone.
+    /// Keeps an object's JSON.
     pub(crate) fn at_rest(pod: &Pod) -> Self {
         // Strings, numbers and maps by string are all there is in a Pod.
         let json = serde_json::to_vec(pod).expect("a Pod is JSON");
@@ -92,13 +84,13 @@ mod tests {
                 "volumes": [{"name": "v", "configMap": {"name": "m", "defaultMode": 420}}]},
             "status": {"phase": "Pending", "conditions": [{"type": "X", "status": "True"}]}}))
         .expect("a pod");
-        let mut kept = Kept::new(pod.clone());
-        assert!(kept.awake());
-        kept.rest();
+        let mut kept = Kept::at_rest(&pod);
         assert!(!kept.awake());
         assert_eq!(*kept, pod);
         assert!(kept.awake());
         let resting = kept.resting();
+        kept.rest();
+        assert!(!kept.awake());
         assert!(!resting.awake());
         assert_eq!(*resting.typed(), pod);
     }

@@ -269,8 +269,8 @@ impl Manager {
         let text = |text: &Option<String>| text.clone().unwrap_or_default();
         let name = (text(&pod.metadata.namespace), text(&pod.metadata.name));
         self.names.insert(name, uid.clone());
-        let pod = Kept::new(pod);
         let status = Arc::new(pod.status.clone().unwrap_or_default());
+        let pod = Kept::at_rest(&pod);
         let (desired, wanted) = watch::channel(Desired {
             pod: pod.clone(),
             removed: false,
@@ -290,7 +290,15 @@ impl Manager {
             .is_some_and(|found| found.contains(&uid));
         let context = self.context.clone();
         self.workers.spawn(async move {
-            Worker::new(context, wanted, show, known).await.run().await;
+            // Never closed. What an earlier agent began is looked after at once.
+            let turns = context.beginnings.clone();
+            let turn = if known {
+                None
+            } else {
+                turns.acquire_owned().await.ok()
+            };
+            let worker = Worker::new(context, wanted, show, known, turn).await;
+            worker.run().await;
             uid
         });
     }

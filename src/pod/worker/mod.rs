@@ -27,7 +27,7 @@ use std::{borrow::Cow, collections::BTreeSet, path::PathBuf, sync::Arc, time::Du
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::PodStatus;
 use tokio::{
-    sync::{Semaphore, watch},
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
     task::JoinSet,
     time::{Instant, sleep_until},
 };
@@ -68,6 +68,9 @@ pub(crate) struct Context {
     pub(crate) images: Option<Images>,
     pub(crate) home: Option<PathBuf>,
     pub(crate) clock: Clock,
+    /// Pods that come into being at once: those that wait for their turn take little memory,
+    /// and write no status that says so.
+    pub(crate) beginnings: Arc<Semaphore>,
     /// Work on the disk at once: a thousand pods do not take a thousand threads.
     pub(crate) disk: Semaphore,
     /// Cancelled where a shim tells of an agent with a newer epoch.
@@ -77,6 +80,8 @@ pub(crate) struct Context {
 impl Context {
     /// How much work on the disk goes on at once.
     pub(crate) const DISK: usize = 8;
+    /// How many pods come into being at once.
+    pub(crate) const BEGINNINGS: usize = 32;
 
     /// Does work on the disk away from the tasks that must not wait.
     async fn on_disk<T: Send + 'static>(
@@ -209,6 +214,8 @@ pub(super) struct Worker {
     context: Arc<Context>,
     uid: String,
     pod: Kept,
+    /// The turn to come into being, until the first status is on its way.
+    turn: Option<OwnedSemaphorePermit>,
     /// When the object may rest again, while it is typed.
     rest_at: Option<Instant>,
     state: State,
@@ -251,6 +258,7 @@ impl Worker {
         desired: watch::Receiver<Desired>,
         show: watch::Sender<Snapshot>,
         known_on_disk: bool,
+        turn: Option<OwnedSemaphorePermit>,
     ) -> Self {
         let pod = desired.borrow().pod.clone();
         let uid = pod.metadata.uid.clone().unwrap_or_default();
@@ -279,6 +287,7 @@ impl Worker {
             context,
             uid,
             pod,
+            turn,
             rest_at: None,
             state,
             handles,
@@ -405,6 +414,7 @@ impl Worker {
         let now = Instant::now();
         if self.rest_at.is_some_and(|at| at <= now) {
             self.rest_at = None;
+            self.turn = None;
             self.pod.rest();
             if self.wake_at().is_none_or(|at| at > now) {
                 return;

@@ -58,6 +58,7 @@ impl Worker {
             return;
         }
         self.writing = true;
+        self.turn = None;
         self.write_after = None;
         let status = self.derived.clone();
         let patch = status::patch(&self.pod, &status);

@@ -7,6 +7,8 @@ mod crash;
 mod everyday;
 mod examples;
 mod kube_rs;
+mod life;
+mod life_compat;
 mod partition;
 mod probes;
 mod small_client;

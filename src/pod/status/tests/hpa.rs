@@ -3,8 +3,8 @@
 use super::*;
 use crate::pod::compat::Compat;
 
-/// The autoscaler's rule for CPU that the documents quote (`groupPods` in kube-controller-manager,
-/// unchanged in 1.34): whether it sets a pod's metric aside. Times in seconds.
+/// The autoscaler's rule for CPU that the documents quote (`groupPods` of
+/// kube-controller-manager): whether it sets a pod's metric aside. Times in seconds.
 struct Autoscaler {
     cpu_initialization_period: i64,
     delay_of_initial_readiness: i64,

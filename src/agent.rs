@@ -11,13 +11,19 @@
 //! | events | sends events | after the others |
 //! | service | the kubelet API | with the pods |
 
-use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::Taint;
 use serde_json::Value;
 use tokio::{
-    sync::{Semaphore, oneshot, watch},
+    sync::{Semaphore, mpsc, oneshot, watch},
     task::JoinSet,
     time::Instant,
 };
@@ -31,19 +37,27 @@ use crate::{
     },
     events, hostpipe,
     node::{
-        self, Board, Keeping, Limits, NodeError, NodeSpec, keep_time,
+        self, Board, Capacity, Keeping, Limits, NodeError, NodeSpec,
+        devices::Devices,
+        eviction::Evictor,
+        keep_time,
+        pressure::Pressure,
+        usage::NodeMeter,
         walltime::{Outlook, Phase},
     },
     pod::{
-        Clock, Context, Host, OnHost, OpenError, Order, Place, Pods,
+        Clock, Context, Desk, Host, OnHost, OpenError, Order, Place, Pods,
         admission::Identity,
         api::{ApiProblem, PodApi, Retry, get},
         compat::Compat,
         env,
         images::{Images, Means},
         manage,
+        monitor::Monitor,
         probe::{Client, Prober},
+        resources::{Amounts, Ledger, NodeShare},
     },
+    settings::resources::Upkeep,
 };
 
 mod host_watch;
@@ -82,6 +96,8 @@ pub struct AgentSettings {
     pub images: Means,
     /// The site's engine, where there is one.
     pub engine: Option<Images>,
+    /// How the node looks after its resources.
+    pub upkeep: Upkeep,
     /// The kubelet API, started once the pods are known.
     pub service: Option<Service>,
     /// Told once the node is registered and Ready.
@@ -114,6 +130,12 @@ pub type Service = Box<dyn FnOnce(ServiceContext) -> BoxFuture<'static, Result<(
 pub struct ServiceContext {
     /// The pods of this node.
     pub pods: Pods,
+    /// What they use.
+    pub monitor: Monitor,
+    /// What the node uses.
+    pub meter: NodeMeter,
+    /// The root of pod data.
+    pub data: PathBuf,
     /// A client with the agent's identity (token and access reviews).
     pub client: kube::Client,
     /// Ends the service.
@@ -256,8 +278,24 @@ impl Agent {
         // Nothing is written for this node before its lease is ours.
         let (mandate, may_write) = watch::channel(Instant::now());
         let (outlook, time) = keep_time(&settings.limits, clock, shutdown.soon.clone());
+        let capacity = Capacity::of_this_process(place.root.path()).map_err(NodeError::Capacity)?;
+        tracing::info!("the node has {}", capacity.explain());
+        let found = crate::node::devices::find(Path::new("/"), |name| std::env::var(name).ok());
+        for origin in &found.origins {
+            tracing::info!("devices: {origin}");
+        }
+        let meter = NodeMeter::new(&capacity);
+        let ledger = Ledger::new(share(&capacity, &found.devices));
+        let (placement, placed) = watch::channel(Arc::new(ledger.placement()));
+        let (sentence, verdicts) = mpsc::channel(64);
+        let (ask_reclaim, reclaim) = mpsc::channel(1);
+        let (monitor, monitoring) =
+            Monitor::new(place.root.clone(), placed.clone(), sentence.clone());
         let context = Context {
             api: PodApi::new(client.clone(), may_write),
+            monitor: monitor.clone(),
+            placement: placed,
+            log: settings.upkeep.log,
             events: recorder.clone(),
             root: place.root.clone(),
             launcher,
@@ -272,10 +310,7 @@ impl Agent {
             disk: Semaphore::new(Context::DISK),
             superseded: superseded.clone(),
         };
-        let devices =
-            crate::node::devices::find(std::path::Path::new("/"), |name| std::env::var(name).ok());
         let (order, orders) = watch::channel(Order::Run);
-        let (pods, manager) = manage(context, client.clone(), orders, outlook.clone());
         let spec = NodeSpec {
             name: settings.node_name,
             address: settings.address,
@@ -283,8 +318,28 @@ impl Agent {
             kubelet_port: settings.kubelet_port,
             labels: settings.labels,
             taint: settings.taint,
-            devices: devices.devices.clone(),
+            devices: found.devices,
             board: settings.board.clone(),
+        };
+        let desk = Desk {
+            ledger,
+            placement,
+            verdicts,
+            dead: settings.upkeep.dead,
+            reclaim,
+            labels: node::object::labels(&spec, true),
+        };
+        let (pods, manager) = manage(context, client.clone(), orders, outlook.clone(), desk);
+        let (pressed, pressure) = watch::channel(Pressure::default());
+        let stop_evictor = CancellationToken::new();
+        let evictor = Evictor {
+            thresholds: settings.upkeep.eviction,
+            meter: meter.clone(),
+            data: place.root.path().to_owned(),
+            monitor: monitor.clone(),
+            verdicts: sentence.clone(),
+            pressure: pressed,
+            reclaim: ask_reclaim,
         };
         let host_changed = host_watch::follow(
             settings.hostpipe.map(|pipe| pipe.client),
@@ -297,6 +352,7 @@ impl Agent {
         let keeping = Keeping {
             spec,
             data,
+            pressure,
             outlook: outlook.clone(),
             events: recorder,
             ready: settings.on_ready,
@@ -311,11 +367,16 @@ impl Agent {
         let _time = spawn(time);
         let events_task = spawn(send_events);
         let _probing = spawn(probing);
+        let monitor_task = spawn(monitoring);
+        let evictor_task = spawn(evictor.run(stop_evictor.clone()));
         let mut keeper = spawn(keeper);
         let stop_service = CancellationToken::new();
         let service = settings.service.map(|service| {
             let context = ServiceContext {
                 pods,
+                monitor,
+                meter,
+                data: place.root.path().to_owned(),
                 client,
                 stop: stop_service.clone(),
             };
@@ -376,6 +437,8 @@ impl Agent {
                 let _ = tokio::time::timeout(farewell / 8, task.join_next()).await;
             }
         }
+        stop_evictor.cancel();
+        drop((monitor_task, evictor_task));
         drop(place);
         match ending {
             Ending::Drain => Ok(Outcome::Drained),
@@ -423,6 +486,29 @@ fn joined<T>(ended: Option<Result<T, tokio::task::JoinError>>) -> Option<T> {
         Ok(value) => Some(value),
         Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
         Err(_) => None,
+    }
+}
+
+/// What there is for pods to take.
+fn share(capacity: &Capacity, devices: &Devices) -> NodeShare {
+    let mut amounts = Amounts::from([
+        ("cpu".to_owned(), capacity.millicpus),
+        ("memory".to_owned(), capacity.memory / 1024 * 1024),
+        (
+            "ephemeral-storage".to_owned(),
+            capacity.storage / 1024 * 1024,
+        ),
+        ("pods".to_owned(), u64::from(node::object::PODS)),
+    ]);
+    amounts.extend(
+        devices
+            .iter()
+            .map(|(name, all)| ((*name).to_owned(), all.len() as u64)),
+    );
+    NodeShare {
+        amounts,
+        cores: capacity.cpus.clone(),
+        devices: devices.clone(),
     }
 }
 

@@ -29,6 +29,9 @@ fn main() -> ExitCode {
         }
         _ => {}
     }
+    if let Some(code) = vk_cmd::init::run() {
+        return code;
+    }
     let cli = Cli::parse();
     if let Err(problem) = logging::init(&cli.log) {
         printer::note(format!(

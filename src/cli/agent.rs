@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
+use super::ResourceArgs;
 use crate::settings::env;
 
 /// Whose semantics pods get.
@@ -51,6 +52,9 @@ pub struct AgentArgs {
     /// Where pod data lies [default: $XDG_STATE_HOME/vk-cmd/agent or ~/.local/state/vk-cmd/agent]
     #[arg(long, value_name = "DIR", env = env::VK_CMD_ROOT)]
     pub root: Option<PathBuf>,
+    /// Resources
+    #[command(flatten)]
+    pub resources: ResourceArgs,
     /// The certificate of the kubelet API [default: one that the agent makes and signs itself]
     #[arg(long, value_name = "FILE", env = env::APISERVER_CERT_LOCATION)]
     pub tls_cert_file: Option<PathBuf>,

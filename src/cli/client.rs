@@ -115,6 +115,40 @@ pub struct LogsArgs {
     pub limit_bytes: Option<u64>,
 }
 
+/// Print what nodes or pods use: CPU now, and memory.
+#[derive(Debug, Args)]
+pub struct TopArgs {
+    /// The cluster
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
+    /// Of what
+    #[arg(value_name = "KIND")]
+    pub what: TopKind,
+    /// Of this one alone
+    #[arg(value_name = "NAME", conflicts_with = "selector")]
+    pub name: Option<String>,
+    /// Only those with these labels
+    #[arg(short = 'l', long, value_name = "SELECTOR")]
+    pub selector: Option<String>,
+    /// Pods of every namespace
+    #[arg(short = 'A', long)]
+    pub all_namespaces: bool,
+    /// Each container of the pods
+    #[arg(long)]
+    pub containers: bool,
+}
+
+/// What [`TopArgs`] is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum TopKind {
+    /// Nodes
+    #[value(aliases = ["node", "no"])]
+    Nodes,
+    /// Pods
+    #[value(aliases = ["pod", "po"])]
+    Pods,
+}
+
 /// Delete objects and wait until they are gone.
 #[derive(Debug, Args)]
 pub struct DeleteArgs {

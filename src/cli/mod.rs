@@ -3,14 +3,17 @@
 mod agent;
 mod client;
 mod hostpipe;
+mod resources;
 mod site;
 mod up;
 
 pub use agent::{AgentArgs, Semantics, WalltimeArgs};
 pub use client::{
     ApplyArgs, ClusterArgs, DeleteArgs, DescribeArgs, GetArgs, LogsArgs, OutputFormat, SelectArgs,
+    TopArgs, TopKind,
 };
 pub use hostpipe::{HostpipeArgs, HostpipeDir, HostpipeSendArgs, HostpipeVerb};
+pub use resources::ResourceArgs;
 pub use site::{
     SiteAction, SiteArgs, SiteCheckArgs, SiteInitArgs, SiteListArgs, SiteOutput, SiteShowArgs,
     SiteVerb,
@@ -52,6 +55,8 @@ pub enum Verb {
     Describe(DescribeArgs),
     /// Print the output of a container
     Logs(LogsArgs),
+    /// Print what nodes or pods use
+    Top(TopArgs),
     /// Delete objects and wait until they are gone
     Delete(DeleteArgs),
 }

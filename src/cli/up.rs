@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use super::ResourceArgs;
 use crate::settings::env;
 
 /// Run a control plane and one local node in this process.
@@ -38,6 +39,9 @@ pub struct UpArgs {
     /// The site profile
     #[command(flatten)]
     pub site: super::SiteArgs,
+    /// Resources
+    #[command(flatten)]
+    pub resources: ResourceArgs,
     /// Run no scheduler (another one is to do it)
     #[arg(long)]
     pub no_scheduler: bool,

@@ -22,6 +22,7 @@ use crate::kubelet_api::{self, Listener, ServingCertificate};
 use crate::node::{Board, Limits};
 use crate::pod::compat::Compat;
 use crate::settings::agent::{AgentConfig, hostname};
+use crate::settings::resources::Upkeep;
 use crate::site::Site;
 
 /// The key of the documented taint; its value is the provider's name.
@@ -64,6 +65,7 @@ pub async fn run(args: AgentArgs) -> Result<Exit> {
         serving,
         client_ca,
         site,
+        upkeep: config.upkeep,
     };
     let mut settings = settle(node, kube, None).await?;
     settings.limits = walltime.limits;
@@ -98,6 +100,7 @@ pub(super) struct Node {
     pub(super) serving: ServingCertificate,
     pub(super) client_ca: Vec<CertificateDer<'static>>,
     pub(super) site: Site,
+    pub(super) upkeep: Upkeep,
 }
 
 /// Binds the kubelet API and makes the agent's settings.
@@ -148,6 +151,7 @@ pub(super) async fn settle(
         environment_deny: node.site.profile.environment.deny.clone(),
         images: job.means,
         engine: job.images,
+        upkeep: node.upkeep,
         service: Some(service),
         on_ready,
         hostpipe: None,

@@ -11,6 +11,7 @@ pub mod logs;
 mod select;
 mod signals;
 pub mod site;
+pub mod top;
 pub mod up;
 mod workload;
 
@@ -32,6 +33,7 @@ pub async fn run(cli: Cli) -> Exit {
         Verb::Get(args) => get::run(args).await,
         Verb::Describe(args) => describe::run(args).await,
         Verb::Logs(args) => logs::run(args).await,
+        Verb::Top(args) => top::run(args).await,
         Verb::Delete(args) => delete::run(args).await,
     };
     result.unwrap_or_else(|error| {

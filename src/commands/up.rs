@@ -198,6 +198,7 @@ async fn node_settings(
         },
         client_ca: vec![plane.pki().ca_der.clone()],
         site: crate::settings::site::resolve(&args.site)?,
+        upkeep: crate::settings::resources::resolve(&args.resources)?,
     };
     settle(node, config, Some(ready)).await
 }

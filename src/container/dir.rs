@@ -212,6 +212,12 @@ impl ContainerDir {
             .open_or_create(&self.name)
     }
 
+    /// Where the records and logs of its attempts are.
+    pub fn records_path(&self) -> PathBuf {
+        let pod = self.root.path.join("pods").join(&self.uid);
+        pod.join(RECORDS).join(&self.name)
+    }
+
     fn open_records(&self) -> Result<Option<Dir>, DirError> {
         self.root
             .open()?

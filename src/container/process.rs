@@ -186,7 +186,7 @@ pub fn all() -> io::Result<Vec<Stat>> {
             Ok(Some(stat)) => found.push(stat),
             Ok(None) => {}
             // Where /proc is mounted with hidepid=1, another user's process; it is not ours to judge.
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
+            Err(error) if is_denied(&error) => {}
             Err(error) => return Err(error),
         }
     }
@@ -223,23 +223,73 @@ fn children(pid: i32) -> io::Result<Option<Vec<i32>>> {
     Ok(Some(found))
 }
 
-/// Descendants of a process at this moment, zombies included, parents first. What is born meanwhile may be missing:
-/// callers look again after each death.
-pub fn descendants(of: i32) -> io::Result<Vec<Stat>> {
-    let mut found: Vec<Stat> = Vec::new();
+/// What descends from a process.
+#[derive(Clone, Debug, Default)]
+pub struct Tree {
+    /// Those that can be looked at, parents first.
+    pub seen: Vec<Stat>,
+    /// Those that cannot: where `/proc` is mounted with `hidepid=1`, set-uid programs and what made itself
+    /// undumpable. What they have started cannot be found as long as they live.
+    pub hidden: Vec<Hidden>,
+}
+
+/// A process whose number alone is known, from its parent's list of children.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hidden {
+    pid: i32,
+    parent: i32,
+}
+
+impl Hidden {
+    /// Signals it if it is still its parent's child: then its number was nobody else's meanwhile.
+    ///
+    /// # Errors
+    /// `EPERM` where it is another user's.
+    pub fn signal(&self, signal: Signal) -> io::Result<bool> {
+        let Some(process) = PidFd::open(self.pid)? else {
+            return Ok(false);
+        };
+        match children(self.parent)? {
+            Some(pids) if pids.contains(&self.pid) => process.signal(signal),
+            _ => Ok(false),
+        }
+    }
+}
+
+/// Descendants of a process at this moment, zombies included. What is born meanwhile may be missing:
+/// callers look again after each death. A process that may not be looked at hides nothing but itself.
+pub fn descendants(of: i32) -> io::Result<Tree> {
+    let mut tree = Tree::default();
     let mut parents = vec![of];
     while let Some(parent) = parents.pop() {
-        let Some(pids) = children(parent)? else {
-            return Ok(descendants_among(&all()?, of));
+        let pids = match children(parent) {
+            Ok(Some(pids)) => pids,
+            Ok(None) => {
+                return Ok(Tree {
+                    seen: descendants_among(&all()?, of),
+                    hidden: Vec::new(),
+                });
+            }
+            Err(error) if is_denied(&error) && parent != of => Vec::new(),
+            Err(error) => return Err(error),
         };
         for pid in pids {
-            if let Some(stat) = Stat::read(pid)? {
-                parents.push(pid);
-                found.push(stat);
+            match Stat::read(pid) {
+                Ok(Some(stat)) => {
+                    parents.push(pid);
+                    tree.seen.push(stat);
+                }
+                Ok(None) => {}
+                Err(error) if is_denied(&error) => tree.hidden.push(Hidden { pid, parent }),
+                Err(error) => return Err(error),
             }
         }
     }
-    Ok(found)
+    Ok(tree)
+}
+
+fn is_denied(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::PermissionDenied
 }
 
 /// The closure of the parent relation.
@@ -332,6 +382,33 @@ pub fn signal_seen(seen: &Stat, signal: Signal) -> io::Result<bool> {
         }
         Err(error) => Err(error),
     }
+}
+
+/// Lets every thread of a process run on these cores alone; threads that it makes later inherit
+/// that. A process of the same user can undo it.
+///
+/// # Errors
+/// The first thread that cannot be moved; one that is gone is no error.
+pub fn set_cores(pid: i32, cores: &[usize]) -> io::Result<()> {
+    let mut set = nix::sched::CpuSet::new();
+    for core in cores {
+        set.set(*core)?;
+    }
+    let threads = match fs::read_dir(format!("/proc/{pid}/task")) {
+        Ok(threads) => threads,
+        Err(error) if is_gone(&error) => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    for thread in threads.flatten() {
+        let Some(thread) = thread.file_name().to_str().and_then(|it| it.parse().ok()) else {
+            continue;
+        };
+        match nix::sched::sched_setaffinity(Pid::from_raw(thread), &set) {
+            Ok(()) | Err(Errno::ESRCH) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    Ok(())
 }
 
 /// A process that cannot be mistaken for a later one of the same number. Readable when the process has ended.
@@ -585,7 +662,7 @@ mod tests {
         let pid = child.id() as i32;
         let listed = descendants(own).expect("procfs");
         let scanned = descendants_among(&all().expect("procfs"), own);
-        assert!(listed.iter().any(|stat| stat.pid == pid));
+        assert!(listed.seen.iter().any(|stat| stat.pid == pid));
         assert!(scanned.iter().any(|stat| stat.pid == pid));
         drop(child.stdin.take());
         child.wait().expect("cat ends at end of input");

@@ -75,6 +75,8 @@ pub enum Request {
     },
     /// `kill-tree`: SIGKILL to the tree.
     KillTree,
+    /// `kill-tree-for-memory`: the same, and the end is recorded as one for want of memory.
+    KillForMemory,
     /// `exec`: run a further command among the container's processes; the connection is its streams from then on.
     /// Replied to with `done` when the command runs, with the state `start-failed` when it could not be started.
     Exec(Box<ExecCall>),
@@ -153,6 +155,7 @@ impl Request {
             Self::Signal(_) => "signal",
             Self::Terminate { .. } => "terminate",
             Self::KillTree => "kill-tree",
+            Self::KillForMemory => "kill-tree-for-memory",
             Self::Exec(_) => "exec",
         }
     }
@@ -170,7 +173,7 @@ impl Request {
                 })?)
             }
             Self::Exec(call) => Some(serde_json::value::to_raw_value(call)?),
-            Self::Status | Self::Subscribe | Self::KillTree => None,
+            Self::Status | Self::Subscribe | Self::KillTree | Self::KillForMemory => None,
         };
         message_frame(&Call {
             id,
@@ -196,6 +199,7 @@ impl Request {
                 arguments(&call).map(|TerminateArguments { grace_ms }| Self::Terminate { grace_ms })
             }
             "kill-tree" => Ok(Self::KillTree),
+            "kill-tree-for-memory" => Ok(Self::KillForMemory),
             "exec" => arguments(&call).map(|call| Self::Exec(Box::new(call))),
             other => Err(Refusal::new(
                 RefusalCode::NotImplemented,
@@ -384,6 +388,7 @@ mod tests {
             any::<i32>().prop_map(Request::Signal),
             any::<u64>().prop_map(|grace_ms| Request::Terminate { grace_ms }),
             Just(Request::KillTree),
+            Just(Request::KillForMemory),
             (
                 any::<Vec<String>>(),
                 any::<bool>(),

@@ -34,6 +34,9 @@ pub enum Status {
         started_at: Timestamp,
         /// When the main process ended.
         finished_at: Timestamp,
+        /// It was killed because it used more memory than it may.
+        #[serde(default)]
+        out_of_memory: bool,
         /// What went wrong beside (dropped output, processes that could not be killed); empty as a rule.
         #[serde(default)]
         message: String,

@@ -4,6 +4,8 @@
 //! |---|---|---|
 //! | `/healthz` | GET | `healthz`, `proxy` |
 //! | `/pods`, `/runningpods/` | GET | `pods`, `proxy` |
+//! | `/stats/summary` | GET | `stats` |
+//! | `/metrics/resource`, `/metrics` | GET | `metrics` |
 //! | `/containerLogs/NAMESPACE/POD/CONTAINER` | GET | `proxy` |
 //! | all else that a kubelet serves | | answered with 501, after the same checks |
 //!
@@ -16,6 +18,7 @@ mod auth;
 mod logs;
 mod route;
 mod server;
+mod stats;
 mod tls;
 
 pub use auth::Caller;

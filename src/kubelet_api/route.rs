@@ -14,6 +14,12 @@ pub(super) enum Route {
         pod: String,
         container: String,
     },
+    /// `/stats/summary`.
+    Summary,
+    /// `/metrics/resource`.
+    ResourceMetrics,
+    /// `/metrics`.
+    Metrics,
     /// A kubelet serves it; this agent does not yet.
     NotBuilt {
         path: &'static str,
@@ -60,6 +66,9 @@ impl Route {
                 pod: (*pod).to_owned(),
                 container: (*container).to_owned(),
             },
+            ["stats", "summary"] => Self::Summary,
+            ["metrics", "resource"] => Self::ResourceMetrics,
+            ["metrics"] => Self::Metrics,
             [first, ..] => NOT_BUILT.iter().find(|(path, _)| path == first).map_or(
                 Self::Unknown,
                 |(path, subresources)| Self::NotBuilt { path, subresources },
@@ -78,6 +87,8 @@ impl Route {
         match self {
             Self::Healthz => &["healthz", "proxy"],
             Self::Pods | Self::RunningPods => &["pods", "proxy"],
+            Self::Summary => &["stats"],
+            Self::ResourceMetrics | Self::Metrics => &["metrics"],
             Self::NotBuilt { subresources, .. } => subresources,
             Self::ContainerLogs { .. } | Self::WrongMethod(_) | Self::Unknown => &["proxy"],
         }
@@ -116,6 +127,16 @@ mod tests {
             Route::WrongMethod("GET")
         );
         assert_eq!(Route::of(&Method::GET, "/runningpods/"), Route::RunningPods);
+        assert_eq!(Route::of(&Method::GET, "/stats/summary/"), Route::Summary);
+        assert_eq!(Route::of(&Method::GET, "/metrics"), Route::Metrics);
+        assert_eq!(
+            Route::of(&Method::GET, "/metrics/resource"),
+            Route::ResourceMetrics
+        );
+        assert!(matches!(
+            Route::of(&Method::GET, "/metrics/cadvisor"),
+            Route::NotBuilt { .. }
+        ));
         assert_eq!(
             Route::of(&Method::GET, "/containerLogs/n/p/%ff"),
             Route::Unknown

@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,11 +24,13 @@ use warp::reply::Response;
 use warp::{Filter, Reply};
 
 use super::auth::{Caller, Guard, Refused};
-use super::logs;
 use super::route::{Route, verb};
+use super::{logs, stats};
 use crate::agent::ServiceContext;
 use crate::container::log::Reader;
+use crate::node::usage::{NodeMeter, NodeUsage};
 use crate::pod::Pods;
+use crate::pod::monitor::Monitor;
 
 /// A stranger may hold a socket open; more than this many wait in the kernel's queue.
 const MAX_CONNECTIONS: usize = 1024;
@@ -77,6 +80,10 @@ impl Listener {
 
 struct Api {
     pods: Pods,
+    monitor: Monitor,
+    meter: NodeMeter,
+    node: String,
+    data: PathBuf,
     guard: Guard,
 }
 
@@ -89,6 +96,10 @@ pub async fn serve(
 ) {
     let api = Arc::new(Api {
         pods: context.pods,
+        monitor: context.monitor,
+        meter: context.meter,
+        node: node.clone(),
+        data: context.data,
         guard: Guard::new(context.client, node),
     });
     let acceptor = TlsAcceptor::from(tls);
@@ -202,6 +213,9 @@ async fn answer(
             pod,
             container,
         } => container_logs(&api.pods, &namespace, &pod, &container, query).await,
+        Route::ResourceMetrics => resource_metrics(api).await,
+        Route::Summary => summary(api, query).await,
+        Route::Metrics => agent_metrics(&api.pods).await,
         Route::NotBuilt { path, .. } => text(
             StatusCode::NOT_IMPLEMENTED,
             format!("not implemented: this node does not serve /{path} yet"),
@@ -213,6 +227,68 @@ async fn answer(
         }
         Route::Unknown => text(StatusCode::NOT_FOUND, "404 page not found\n"),
     }
+}
+
+/// Prometheus' text format.
+const EXPOSITION: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+fn exposition(body: String) -> Response {
+    warp::reply::with_header(body, http::header::CONTENT_TYPE, EXPOSITION).into_response()
+}
+
+fn ending() -> Response {
+    text(StatusCode::SERVICE_UNAVAILABLE, "the agent is ending")
+}
+
+async fn node_usage(api: &Api) -> io::Result<NodeUsage> {
+    let meter = api.meter.clone();
+    let read = tokio::task::spawn_blocking(move || meter.read()).await;
+    read.map_err(io::Error::other)?
+}
+
+async fn resource_metrics(api: &Api) -> Response {
+    let (sample, node) = tokio::join!(api.monitor.sample(false), node_usage(api));
+    let Some(sample) = sample else {
+        return ending();
+    };
+    if let Err(error) = &node {
+        tracing::warn!(%error, "what the node uses cannot be read");
+    }
+    exposition(stats::resource(&sample, node.as_ref().ok()))
+}
+
+async fn summary(api: &Api, query: &str) -> Response {
+    let only = form_urlencoded::parse(query.as_bytes())
+        .any(|(key, value)| key == "only_cpu_and_memory" && value == "true");
+    let data = api.data.clone();
+    let file_system = tokio::task::spawn_blocking(move || stats::file_system(&data));
+    let (sample, node, file_system) =
+        tokio::join!(api.monitor.sample(!only), node_usage(api), file_system);
+    let Some(sample) = sample else {
+        return ending();
+    };
+    match node {
+        Ok(node) => {
+            let file_system = file_system.ok().flatten();
+            let (meter, name) = (&api.meter, &api.node);
+            let summary = stats::summary(&sample, &node, meter, name, file_system.as_ref(), only);
+            warp::reply::json(&summary).into_response()
+        }
+        Err(error) => text(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            format!("what the node uses cannot be read: {error}"),
+        ),
+    }
+}
+
+async fn agent_metrics(pods: &Pods) -> Response {
+    let running = |view: &crate::pod::PodView| {
+        let containers = view.containers.iter();
+        containers.filter(|container| container.running).count()
+    };
+    let all: Vec<usize> = pods.list().await.iter().map(running).collect();
+    let busy = all.iter().filter(|count| **count > 0).count();
+    exposition(stats::agent(busy, all.iter().sum()))
 }
 
 async fn check(

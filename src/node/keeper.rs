@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::capacity::Capacity;
 use super::object::{self, Host, NodeSpec};
-use super::pressure::Left;
+use super::pressure::Pressure;
 use super::walltime::{Outlook, Phase};
 use crate::events::{Event, Recorder, Subject};
 use crate::pod::api::{ApiProblem, Retry, get, send};
@@ -77,6 +77,8 @@ struct Keeper {
     spec: NodeSpec,
     host: Host,
     data: PathBuf,
+    /// What the node is short of.
+    pressure: watch::Receiver<Pressure>,
     /// This run.
     holder: String,
     node_uid: String,
@@ -103,6 +105,8 @@ pub(crate) struct Keeping {
     pub(crate) spec: NodeSpec,
     /// On the file system of pod data.
     pub(crate) data: PathBuf,
+    /// What the node is short of.
+    pub(crate) pressure: watch::Receiver<Pressure>,
     /// What the walltime asks the node to show.
     pub(crate) outlook: watch::Receiver<Outlook>,
     /// For what happens to the node.
@@ -125,6 +129,7 @@ pub(crate) async fn keep(client: Client, keeping: Keeping) -> Result<End, NodeEr
     let Keeping {
         spec,
         data,
+        pressure,
         outlook,
         events,
         ready,
@@ -138,6 +143,7 @@ pub(crate) async fn keep(client: Client, keeping: Keeping) -> Result<End, NodeEr
         spec,
         host: Host::read(),
         data,
+        pressure,
         holder,
         node_uid: String::new(),
         lease: None,
@@ -189,12 +195,12 @@ impl Keeper {
     fn status(&self, not_ready: Option<(&str, &str)>) -> Result<Value, NodeError> {
         let capacity = Capacity::of_this_process(&self.data).map_err(NodeError::Capacity)?;
         let over = (self.outlook.borrow().phase == Phase::Over).then_some(OVER);
-        let left = Left::now(&self.data).map_err(NodeError::Capacity)?;
+        let pressure = *self.pressure.borrow();
         Ok(object::status(
             &self.spec,
             &self.host,
             &capacity,
-            left.pressure(),
+            pressure,
             not_ready.or(over),
             &self.sent,
             Timestamp::now(),

@@ -9,6 +9,8 @@
 //! | [`devices`] | the GPUs of the allocation |
 //! | [`object`] | the Node as JSON, pure |
 //! | [`pressure`] | memory, disk and pids running out, pure thresholds |
+//! | [`usage`] | what the node as a whole uses |
+//! | [`eviction`] | pods go where the node is short of something |
 //! | [`keeper`] | the task that registers, renews the lease and reports the status |
 
 pub mod allocation;
@@ -16,9 +18,11 @@ pub mod board;
 pub mod capacity;
 pub mod devices;
 mod drain;
+pub mod eviction;
 pub mod keeper;
 pub mod object;
 pub mod pressure;
+pub mod usage;
 pub mod walltime;
 
 pub use board::{Board, Condition};

@@ -263,6 +263,15 @@ fn image_refusal(container: &Container, images: &Means) -> Option<Refusal> {
     }
 }
 
+/// Limits that hold here.
+const LIMITS: [&str; 5] = [
+    "cpu",
+    "memory",
+    "ephemeral-storage",
+    "nvidia.com/gpu",
+    "amd.com/gpu",
+];
+
 struct Check {
     identity: Identity,
     /// Whether an engine gives every container the user that it asks for.
@@ -502,7 +511,8 @@ impl Check {
             .flat_map(|it| it.limits.iter().flatten())
             .map(|it| it.0)
         {
-            self.refuse(true, format!("{at}.resources.limits.{name}"));
+            let known = LIMITS.contains(&name.as_str());
+            self.refuse(!known, format!("{at}.resources.limits.{name}"));
         }
         let claims = resources.as_ref().is_some_and(|it| given(&it.claims));
         self.refuse(claims, format!("{at}.resources.claims"));

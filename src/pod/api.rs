@@ -1,7 +1,7 @@
 //! The API calls that pods need. Every one is bounded in time and in number at once.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -113,6 +113,11 @@ pub(crate) struct PodApi {
     queued: Arc<Mutex<HashMap<(String, Reference), Lookup>>>,
 }
 
+#[derive(serde::Deserialize)]
+struct PartialObject {
+    metadata: k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta,
+}
+
 impl PodApi {
     /// Wraps a client. Statuses and deletes wait for the `mandate`: after a silence another agent may speak for
     /// this node, and only the lease tells.
@@ -124,6 +129,12 @@ impl PodApi {
             mandate,
             queued: Arc::default(),
         }
+    }
+
+    /// The labels of an object.
+    pub(crate) async fn labels(&self, path: &str) -> Result<BTreeMap<String, String>, ApiProblem> {
+        let object: PartialObject = get(&self.client, path).await?;
+        Ok(object.metadata.labels.unwrap_or_default())
     }
 
     /// A config map or secret as it is now; none where it does not exist. The answer is

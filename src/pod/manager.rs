@@ -9,13 +9,14 @@
 //! was not listed yet may well exist.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     pin::pin,
     sync::Arc,
     time::Duration,
 };
 
 use futures::StreamExt;
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use kube::{
     Api, Client,
@@ -29,12 +30,17 @@ use tokio::{
 use super::{
     api::chain,
     containers,
+    garbage::{self, Dead, Retention},
     kept::Kept,
-    orphan, status,
+    monitor::Verdict,
+    orphan,
+    record::Record,
+    resources::{Assigned, Ledger, Placement, Rejection, affinity},
+    status,
     worker::{Context, Desired, Shutdown, Snapshot, Worker},
 };
 use crate::{
-    container::ContainerDir,
+    container::{ContainerDir, dir::DirError},
     node::walltime::{Closing, Outlook},
 };
 
@@ -113,6 +119,7 @@ pub(crate) fn manage(
     client: Client,
     orders: watch::Receiver<Order>,
     outlook: watch::Receiver<Outlook>,
+    desk: Desk,
 ) -> (Pods, impl Future<Output = ()> + Send) {
     let (requests, asked) = mpsc::channel(64);
     let manager = Manager {
@@ -122,11 +129,30 @@ pub(crate) fn manage(
         workers: JoinSet::new(),
         listing: None,
         on_disk: None,
+        deferred: Vec::new(),
+        sweeping: JoinSet::new(),
         orders,
         outlook,
         closing: None,
+        desk,
     };
     (Pods { requests }, manager.run(client, asked))
+}
+
+/// Where pods are taken or turned away, and told to go.
+pub(crate) struct Desk {
+    /// What is left of the node.
+    pub(crate) ledger: Ledger,
+    /// Tells what containers were given.
+    pub(crate) placement: watch::Sender<Arc<Placement>>,
+    /// Pods that have to end.
+    pub(crate) verdicts: mpsc::Receiver<Verdict>,
+    /// How long data of pods that are over is kept.
+    pub(crate) dead: Retention,
+    /// Somebody needs the room of what is over.
+    pub(crate) reclaim: mpsc::Receiver<()>,
+    /// The labels that the node was registered with.
+    pub(crate) labels: BTreeMap<String, String>,
 }
 
 /// What the agent orders of all pods.
@@ -149,12 +175,18 @@ struct Manager {
     workers: JoinSet<Uid>,
     /// UIDs seen since a listing began.
     listing: Option<HashSet<Uid>>,
-    /// UIDs found on disk at the start, until the first listing is complete.
-    on_disk: Option<HashSet<Uid>>,
+    /// Pods found on disk at the start and what they had been given, until the first listing is
+    /// complete.
+    on_disk: Option<HashMap<Uid, Arc<Assigned>>>,
+    /// Pods of the first listing that are new: those that were here before have what they had.
+    deferred: Vec<(Uid, Pod)>,
+    /// The removal of data under way.
+    sweeping: JoinSet<()>,
     orders: watch::Receiver<Order>,
     outlook: watch::Receiver<Outlook>,
     /// What the workers know of the node's end.
     closing: Option<Closing>,
+    desk: Desk,
 }
 
 type Uid = Arc<str>;
@@ -167,7 +199,18 @@ struct Entry {
 impl Manager {
     async fn run(mut self, client: Client, mut asked: mpsc::Receiver<Request>) {
         let root = self.context.root.clone();
-        let found = tokio::task::spawn_blocking(move || root.pods()).await;
+        let found = tokio::task::spawn_blocking(move || {
+            let with_record = |uid: String| {
+                let record = Record::read(&root, &uid);
+                (
+                    Uid::from(uid),
+                    record.map(|it| it.assigned).unwrap_or_default(),
+                )
+            };
+            let found = root.pods()?.into_iter().map(with_record);
+            Ok::<HashMap<_, _>, DirError>(found.collect())
+        });
+        let found = found.await;
         let found = match found {
             Ok(Ok(found)) => found,
             Ok(Err(error)) => {
@@ -175,16 +218,18 @@ impl Manager {
                     error = chain(&error),
                     "the pods of earlier agents cannot be read"
                 );
-                Vec::new()
+                HashMap::new()
             }
             Err(error) => std::panic::resume_unwind(error.into_panic()),
         };
-        self.on_disk = Some(found.into_iter().map(Uid::from).collect());
+        self.on_disk = Some(found);
         let node = &self.context.host.node;
         let mine = watcher::Config::default().fields(&format!("spec.nodeName={node}"));
         let pods = watcher(Api::<Pod>::all(client), mine).default_backoff();
         let mut pods = pin!(pods);
         self.look_ahead();
+        let mut sweeps = tokio::time::interval(garbage::PERIOD);
+        sweeps.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             if *self.orders.borrow() != Order::Run && self.workers.is_empty() {
                 return;
@@ -199,6 +244,11 @@ impl Manager {
                 },
                 // Cancel-safe per docs on `recv`.
                 Some(request) = asked.recv() => self.answer(request),
+                Some(()) = self.desk.reclaim.recv() => self.sweep(Retention { max_count: 0, max_age: None }),
+                // Cancel-safe per docs on `tick`.
+                _ = sweeps.tick() => self.sweep(self.desk.dead),
+                Some(_) = self.sweeping.join_next() => {}
+                Some(verdict) = self.desk.verdicts.recv() => self.sentence(verdict),
                 // Cancel-safe per docs on `join_next`.
                 Some(ended) = self.workers.join_next() => match ended {
                     Ok(uid) => self.forget(&uid),
@@ -257,6 +307,11 @@ impl Manager {
             return Some(uid);
         }
         let uid = Uid::from(uid);
+        let first = self.on_disk.as_ref().filter(|_| self.listing.is_some());
+        if first.is_some_and(|found| !found.contains_key(&uid)) {
+            self.deferred.push((uid.clone(), pod));
+            return Some(uid);
+        }
         // Nothing new is begun by a node that goes down.
         if *self.orders.borrow() == Order::Run {
             self.begin(uid.clone(), pod);
@@ -269,6 +324,18 @@ impl Manager {
         let text = |text: &Option<String>| text.clone().unwrap_or_default();
         let name = (text(&pod.metadata.namespace), text(&pod.metadata.name));
         self.names.insert(name, uid.clone());
+        let before = self
+            .on_disk
+            .as_mut()
+            .and_then(|found| found.remove_entry(&uid));
+        let known = before.is_some();
+        let verdict = self.register(&uid, &pod, before.map(|it| it.1));
+        let asks = pod.spec.as_ref().filter(|spec| affinity::asks(spec));
+        let stranger = verdict.is_none()
+            && !known
+            && asks.is_some_and(|spec| {
+                !affinity::matches(spec, &self.context.host.node, &self.desk.labels)
+            });
         let status = Arc::new(pod.status.clone().unwrap_or_default());
         let pod = Kept::at_rest(&pod);
         let (desired, wanted) = watch::channel(Desired {
@@ -276,18 +343,16 @@ impl Manager {
             removed: false,
             shutdown: None,
             closing: self.closing,
+            verdict: verdict.map(Arc::new),
         });
         let (show, snapshot) = watch::channel(Snapshot {
             pod: pod.resting(),
             status,
             attempts: Vec::new(),
+            idle: false,
         });
         self.entries
             .insert(uid.clone(), Entry { desired, snapshot });
-        let known = self
-            .on_disk
-            .as_ref()
-            .is_some_and(|found| found.contains(&uid));
         let context = self.context.clone();
         self.workers.spawn(async move {
             // Never closed. What an earlier agent began is looked after at once.
@@ -297,9 +362,94 @@ impl Manager {
             } else {
                 turns.acquire_owned().await.ok()
             };
-            let worker = Worker::new(context, wanted, show, known, turn).await;
+            let mut worker = Worker::new(context, wanted, show, known, turn).await;
+            if stranger {
+                // Others may have labelled the node since.
+                worker.check_node().await;
+            }
             worker.run().await;
             uid
+        });
+    }
+
+    /// Enters a pod into the ledger; tells where it is not taken. A pod that is over takes nothing.
+    fn register(&mut self, uid: &Uid, pod: &Pod, before: Option<Arc<Assigned>>) -> Option<Verdict> {
+        let over = pod.status.as_ref().and_then(status::terminal).is_some();
+        if over {
+            return None;
+        }
+        self.release_the_ended();
+        let refused = match before {
+            Some(assigned) => {
+                self.desk
+                    .ledger
+                    .restore(uid, pod, Assigned::clone(&assigned));
+                None
+            }
+            None => self.desk.ledger.admit(uid, pod).err(),
+        };
+        self.publish_placement();
+        refused.map(|Rejection { reason, message }| Verdict {
+            uid: uid.to_string(),
+            reason,
+            message: format!("Pod was rejected: {message}"),
+            disruption: None,
+            grace: Duration::ZERO,
+        })
+    }
+
+    fn release_the_ended(&mut self) {
+        let over = |uid: &&Uid| match self.entries.get(&**uid) {
+            Some(entry) => status::terminal(&entry.snapshot.borrow().status).is_some(),
+            None => true,
+        };
+        let ended: Vec<Uid> = self.desk.ledger.pods().filter(over).cloned().collect();
+        for uid in ended {
+            self.desk.ledger.release(&uid);
+        }
+    }
+
+    fn publish_placement(&self) {
+        let placement = self.desk.ledger.placement();
+        self.desk.placement.send_if_modified(|shown| {
+            let changed = **shown != placement;
+            if changed {
+                *shown = Arc::new(placement);
+            }
+            changed
+        });
+    }
+
+    /// Has data removed that nobody needs any more. Not before it is known who needs what.
+    fn sweep(&mut self, policy: Retention) {
+        if self.on_disk.is_some() || !self.sweeping.is_empty() {
+            return;
+        }
+        let dead = self.entries.iter().filter_map(|(uid, entry)| {
+            let snapshot = entry.snapshot.borrow();
+            let over = status::terminal(&snapshot.status).is_some() && snapshot.idle;
+            over.then(|| Dead {
+                uid: uid.clone(),
+                ended_at: ended_at(&snapshot.status),
+            })
+        });
+        let chosen = garbage::choose(dead.collect(), policy, Timestamp::now());
+        let known = self.entries.keys().cloned().collect();
+        let root = self.context.root.clone();
+        self.sweeping
+            .spawn_blocking(move || garbage::sweep(&root, &chosen, &known));
+    }
+
+    fn sentence(&mut self, verdict: Verdict) {
+        let Some(entry) = self.entries.get(verdict.uid.as_str()) else {
+            return;
+        };
+        entry.desired.send_if_modified(|desired| {
+            let first = desired.verdict.is_none();
+            if first {
+                desired.verdict = Some(Arc::new(verdict));
+            }
+            first
         });
     }
 
@@ -313,7 +463,18 @@ impl Manager {
                 entry.desired.send_modify(|desired| desired.removed = true);
             }
         }
-        for uid in self.on_disk.take().unwrap_or_default() {
+        let left = self.on_disk.take().unwrap_or_default();
+        let mut deferred = std::mem::take(&mut self.deferred);
+        deferred.sort_by(|(_, a), (_, b)| {
+            let created = |pod: &Pod| pod.metadata.creation_timestamp.as_ref().map(|it| it.0);
+            created(a).cmp(&created(b))
+        });
+        for (uid, pod) in deferred {
+            if *self.orders.borrow() == Order::Run {
+                self.begin(uid, pod);
+            }
+        }
+        for uid in left.into_keys() {
             if !listed.contains(&uid) {
                 let context = self.context.clone();
                 self.workers.spawn(async move {
@@ -354,6 +515,9 @@ impl Manager {
 
     fn forget(&mut self, uid: &Uid) {
         if self.entries.remove(uid).is_some() {
+            if self.desk.ledger.release(uid) {
+                self.publish_placement();
+            }
             self.names.retain(|_, named| named != uid);
         }
     }
@@ -382,6 +546,7 @@ impl Manager {
             pod,
             status,
             attempts,
+            idle: _,
         } = entry.snapshot.borrow().clone();
         let uid = pod.metadata.uid.as_deref()?;
         let statuses = || {
@@ -418,6 +583,17 @@ impl Manager {
             containers,
         })
     }
+}
+
+/// When the last container of a pod ended; long ago where nobody says.
+fn ended_at(status: &PodStatus) -> Timestamp {
+    let all = status
+        .init_container_statuses
+        .iter()
+        .chain(&status.container_statuses)
+        .flatten();
+    let ends = all.filter_map(|it| it.state.as_ref()?.terminated.as_ref()?.finished_at.as_ref());
+    ends.map(|it| it.0).max().unwrap_or(Timestamp::UNIX_EPOCH)
 }
 
 /// Keeps of an object what its worker may ask for: a thousand of them are in memory.

@@ -11,6 +11,8 @@
 //! | [`images`] | image references: there or pulled, and what the site's engine is asked |
 //! | [`volumes`] | what is in a volume, and how it gets to the disk |
 //! | [`probe`], [`hook`] | whether containers are well; what is run at their start and before their end |
+//! | [`garbage`] | how long data of pods that are over is kept |
+//! | [`monitor`] | what containers use, and what happens where that is too much |
 //! | [`mounts`] | where a volume appears in a container's directory |
 
 pub mod admission;
@@ -20,12 +22,14 @@ pub mod compat;
 pub mod containers;
 pub mod env;
 pub mod fields;
+pub mod garbage;
 pub mod hook;
 mod host;
 pub mod images;
 mod kept;
 pub mod machine;
 mod manager;
+pub mod monitor;
 pub mod mounts;
 pub mod objects;
 mod orphan;
@@ -40,6 +44,6 @@ mod worker;
 
 pub use host::{Host, OnHost};
 pub use manager::{ContainerView, PodView, Pods};
-pub(crate) use manager::{Order, manage};
+pub(crate) use manager::{Desk, Order, manage};
 pub use place::{OpenError, Place};
 pub(crate) use worker::{Clock, Context};

@@ -7,8 +7,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
+use super::resources::Assigned;
 use crate::container::{
     Root,
     dir::DirError,
@@ -29,6 +32,9 @@ pub(super) struct Record {
     pub(super) name: String,
     /// `terminationGracePeriodSeconds`.
     pub(super) grace_seconds: u64,
+    /// Cores and devices that its containers have for themselves.
+    #[serde(default, skip_serializing_if = "Assigned::is_empty")]
+    pub(super) assigned: Arc<Assigned>,
 }
 
 impl Record {
@@ -39,7 +45,13 @@ impl Record {
             namespace,
             name,
             grace_seconds,
+            assigned: Arc::default(),
         }
+    }
+
+    /// The same with what was given to its containers.
+    pub(super) fn with(self, assigned: Arc<Assigned>) -> Self {
+        Self { assigned, ..self }
     }
 
     /// Writes it, unless it stands there already.

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use super::env;
+use super::resources::Upkeep;
 use super::walltime::WalltimeConfig;
 use crate::cli::{AgentArgs, Semantics};
 use crate::exit::UsageError;
@@ -36,6 +37,8 @@ pub struct AgentConfig {
     pub compat: Semantics,
     /// When and how the node ends.
     pub walltime: WalltimeConfig,
+    /// How the node looks after its resources.
+    pub upkeep: Upkeep,
 }
 
 impl AgentConfig {
@@ -98,6 +101,7 @@ impl AgentConfig {
             client_ca: args.client_ca_file,
             compat: args.compat,
             walltime: WalltimeConfig::resolve(args.walltime, |name| std::env::var(name).ok())?,
+            upkeep: super::resources::resolve(&args.resources)?,
         })
     }
 }

@@ -34,6 +34,16 @@ pub const VK_CMD_STATE_DIR: &str = "VK_CMD_STATE_DIR";
 pub const VK_CMD_ROOT: &str = "VK_CMD_ROOT";
 /// Whose semantics pods get: `kubernetes` or `virtual-kubelet-cmd`.
 pub const VK_CMD_COMPAT: &str = "VK_CMD_COMPAT";
+/// How large a container's log grows.
+pub const VK_CMD_CONTAINER_LOG_MAX_SIZE: &str = "VK_CMD_CONTAINER_LOG_MAX_SIZE";
+/// How many files a container's log has.
+pub const VK_CMD_CONTAINER_LOG_MAX_FILES: &str = "VK_CMD_CONTAINER_LOG_MAX_FILES";
+/// Of how many pods that are over data is kept.
+pub const VK_CMD_DEAD_PODS_MAX_COUNT: &str = "VK_CMD_DEAD_PODS_MAX_COUNT";
+/// For how long.
+pub const VK_CMD_DEAD_PODS_MAX_AGE: &str = "VK_CMD_DEAD_PODS_MAX_AGE";
+/// When pods are evicted.
+pub const VK_CMD_EVICTION_HARD: &str = "VK_CMD_EVICTION_HARD";
 /// Which log lines to print.
 pub const VK_CMD_LOG: &str = "VK_CMD_LOG";
 /// The site profile.

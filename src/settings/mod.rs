@@ -4,6 +4,7 @@
 
 pub mod agent;
 pub mod env;
+pub mod resources;
 pub mod site;
 pub mod walltime;
 

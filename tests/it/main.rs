@@ -11,7 +11,9 @@ mod life;
 mod life_compat;
 mod partition;
 mod probes;
+mod resources;
 mod small_client;
+mod usage;
 mod walltime;
 
 /// The binary under test.

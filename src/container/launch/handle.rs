@@ -172,6 +172,15 @@ impl Handle {
         .await
     }
 
+    /// SIGKILL to the whole tree at once, since it uses more memory than it may; the end says so.
+    pub async fn kill_for_memory(&self) -> Result<(), ControlError> {
+        match self.ask(Request::KillForMemory).await {
+            // A shim of an earlier program kills, and cannot say why.
+            Err(ControlError::NotImplemented { .. }) => self.kill_tree().await,
+            other => other,
+        }
+    }
+
     /// SIGKILL to the whole tree at once.
     pub async fn kill_tree(&self) -> Result<(), ControlError> {
         self.ask(Request::KillTree).await

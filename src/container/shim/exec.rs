@@ -471,8 +471,11 @@ impl Exec {
         let descendants = process::descendants(self.pid.as_raw()).unwrap_or_default();
         // Whom we may not kill the end of the container does not end either.
         let _ = killpg(self.pid, Signal::SIGKILL);
-        for stat in descendants {
+        for stat in descendants.seen {
             let _ = process::signal_seen(&stat, Signal::SIGKILL);
+        }
+        for hidden in descendants.hidden {
+            let _ = hidden.signal(Signal::SIGKILL);
         }
     }
 }

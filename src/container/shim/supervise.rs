@@ -104,6 +104,8 @@ struct Supervisor<'a> {
     deadline: Option<Instant>,
     /// Whether the tree is being killed.
     killing: bool,
+    /// Whether that is for want of memory.
+    out_of_memory: bool,
     /// Whether the kernel says that we have no child left.
     childless: bool,
     /// Processes left that we may not kill.
@@ -136,6 +138,7 @@ impl<'a> Supervisor<'a> {
             unsynced: Some((Instant::now() + SYNC_DELAY, claim)),
             deadline: None,
             killing: false,
+            out_of_memory: false,
             childless: false,
             immune: 0,
             stdout: Source::new(Stream::Stdout, started.stdout),
@@ -293,8 +296,7 @@ impl<'a> Supervisor<'a> {
             .deadline
             .is_some_and(|deadline| deadline > Instant::now())
             && process::descendants(std::process::id().cast_signed()).is_ok_and(|tree| {
-                tree.iter()
-                    .any(|stat| stat.pgrp == group && !stat.is_dead())
+                { tree.seen.iter() }.any(|stat| stat.pgrp == group && !stat.is_dead())
             })
     }
 
@@ -305,15 +307,21 @@ impl<'a> Supervisor<'a> {
         let Ok(tree) = process::descendants(std::process::id().cast_signed()) else {
             return;
         };
-        let living: Vec<&Stat> = tree.iter().filter(|stat| !stat.is_dead()).collect();
+        let denied = |sent: std::io::Result<bool>| {
+            sent.is_err_and(|error| error.kind() == std::io::ErrorKind::PermissionDenied)
+        };
+        let living: Vec<&Stat> = tree.seen.iter().filter(|stat| !stat.is_dead()).collect();
         let immune = living
             .iter()
-            .filter(|stat| {
-                process::signal_seen(stat, Signal::SIGKILL)
-                    .is_err_and(|error| error.kind() == std::io::ErrorKind::PermissionDenied)
-            })
-            .count();
-        if immune > 0 && immune == living.len() && self.ended.is_some() {
+            .filter(|stat| denied(process::signal_seen(stat, Signal::SIGKILL)))
+            .count()
+            + tree
+                .hidden
+                .iter()
+                .filter(|hidden| denied(hidden.signal(Signal::SIGKILL)))
+                .count();
+        let left = living.len() + tree.hidden.len();
+        if immune > 0 && immune == left && self.ended.is_some() {
             // Set-uid programs: they are not ours to kill, and waiting for them would be waiting for ever.
             self.immune = immune;
             self.childless = true;
@@ -342,6 +350,12 @@ impl<'a> Supervisor<'a> {
             },
             Request::Terminate { grace_ms } => self.terminate(Duration::from_millis(*grace_ms)),
             Request::KillTree => {
+                self.kill_tree();
+                Answer::Done
+            }
+            Request::KillForMemory => {
+                // What has ended by itself has another cause.
+                self.out_of_memory |= self.ended.is_none();
                 self.kill_tree();
                 Answer::Done
             }
@@ -421,6 +435,7 @@ impl<'a> Supervisor<'a> {
             process,
             started_at: self.started_at,
             finished_at,
+            out_of_memory: self.out_of_memory,
             message,
             report: self.engine.take().and_then(|engine| engine.settle()),
         };

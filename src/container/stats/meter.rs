@@ -15,6 +15,11 @@ pub struct Meter {
 }
 
 impl Meter {
+    /// What was shown last.
+    pub fn shown(&self) -> u64 {
+        self.shown.max(1)
+    }
+
     /// Takes what the kernel tells now, returns what is shown: at least 1, since a consumer takes 0
     /// for "unknown".
     pub fn record(&mut self, now: u64) -> u64 {

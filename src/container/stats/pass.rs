@@ -58,6 +58,13 @@ pub struct Shim {
     start_time: u64,
 }
 
+impl Shim {
+    /// Its number.
+    pub fn pid(&self) -> i32 {
+        self.pid
+    }
+}
+
 /// Every process at one moment.
 #[derive(Debug)]
 pub struct Pass {

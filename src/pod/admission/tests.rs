@@ -103,8 +103,8 @@ fn what_is_not_built_is_named() {
         (json!({"tty": true}), "tty"),
         (json!({"workingDir": "/x"}), "workingDir"),
         (
-            json!({"resources": {"limits": {"memory": "1Gi"}}}),
-            "resources.limits.memory",
+            json!({"resources": {"limits": {"hugepages-2Mi": "2Mi"}}}),
+            "resources.limits.hugepages-2Mi",
         ),
         (
             json!({"securityContext": {"privileged": true}}),

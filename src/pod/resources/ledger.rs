@@ -92,7 +92,12 @@ impl Ledger {
     }
 
     /// Takes a pod that an earlier agent had taken, with what it was given then.
-    pub fn restore(&mut self, uid: &Arc<str>, pod: &Pod, assigned: Assigned) {
+    /// Cores that are not the node's any more are not the pod's either.
+    pub fn restore(&mut self, uid: &Arc<str>, pod: &Pod, mut assigned: Assigned) {
+        for cores in assigned.cores.values_mut() {
+            cores.retain(|it| self.node.cores.contains(it));
+        }
+        assigned.cores.retain(|_, cores| !cores.is_empty());
         let empty = PodSpec::default();
         let spec = pod.spec.as_ref().unwrap_or(&empty);
         self.enter(uid, spec, amounts::of_pod(spec), assigned);

@@ -40,14 +40,18 @@ use super::{
     containers,
     images::Images,
     kept::Kept,
-    machine::{Container, ContainerPlan, Effect, Ended, Event, Now, Role, Slot, State, Stopping},
+    machine::{
+        Container, ContainerPlan, Effect, Ended, Event, Failure, Now, Role, Slot, State, Stopping,
+    },
+    monitor::{Monitor, Verdict},
     probe::{Client, Prober},
     record::{HomeLink, Record},
+    resources::{Facts, Placement, affinity, not_enforced},
     status,
     walltime::Wishes,
 };
 use crate::{
-    container::{Handle, Launcher, Root},
+    container::{Handle, Launcher, LogPolicy, Root},
     events::{self, Recorder, Subject},
     node::walltime::Closing,
 };
@@ -59,6 +63,11 @@ pub(crate) struct Context {
     pub(crate) root: Root,
     pub(crate) launcher: Launcher,
     pub(crate) epoch: u64,
+    pub(crate) monitor: Monitor,
+    /// When logs are rotated.
+    pub(crate) log: LogPolicy,
+    /// Cores and devices that containers were given.
+    pub(crate) placement: watch::Receiver<Arc<Placement>>,
     pub(crate) host: Host,
     /// Looks after all probes of the node.
     pub(crate) prober: Prober,
@@ -151,6 +160,8 @@ pub(super) struct Desired {
     pub(super) shutdown: Option<Shutdown>,
     /// The end of the walltime, where one is known.
     pub(super) closing: Option<Closing>,
+    /// The node does not take it, or has to be rid of it.
+    pub(super) verdict: Option<Arc<Verdict>>,
 }
 
 /// How a pod ends with its node.
@@ -169,6 +180,8 @@ pub(super) struct Snapshot {
     pub(super) status: Arc<PodStatus>,
     /// Current and previous attempt, in the order of the plan.
     pub(super) attempts: Vec<(Option<u32>, Option<u32>)>,
+    /// Nothing of it runs, starts or is being written to the disk.
+    pub(super) idle: bool,
 }
 
 /// What one of the worker's tasks brought about.
@@ -249,6 +262,7 @@ pub(super) struct Worker {
     walltime: walltime::Told,
     /// Nothing of it ever ran.
     fresh: bool,
+    facts: Arc<Facts>,
 }
 
 impl Worker {
@@ -282,6 +296,9 @@ impl Worker {
         } else {
             State::new(admitted.plan)
         };
+        let mut warnings = admitted.warnings;
+        warnings.extend(not_enforced(&pod));
+        let facts = Arc::new(Facts::of(&pod));
         let written = terminal.map(|_| Arc::new(earlier.clone()));
         Self {
             context,
@@ -308,7 +325,8 @@ impl Worker {
             hooks: Vec::new(),
             watching: None,
             no_starts: CancellationToken::new(),
-            warnings: admitted.warnings,
+            warnings,
+            facts,
             told: BTreeSet::new(),
             deadline: None,
             walltime: walltime::Told::new(wishes),
@@ -319,12 +337,15 @@ impl Worker {
     /// Works until the pod is gone, or the node is and all is said.
     pub(super) async fn run(mut self) {
         self.follow_adopted();
-        self.warn();
-        if self.fresh {
-            self.refuse_for_time();
+        // A pod that the node does not take has nothing prepared for it.
+        if self.desired.borrow().verdict.is_none() {
+            self.warn();
+            if self.fresh {
+                self.refuse_for_time();
+            }
+            self.step(Event::Tick);
+            self.amend();
         }
-        self.step(Event::Tick);
-        self.amend();
         self.desired.mark_changed();
         while !self.finished() {
             if self.pod.awake() && self.rest_at.is_none() {
@@ -456,6 +477,9 @@ impl Worker {
                 .shutdown
                 .map(|it| Event::Shutdown { grace: it.grace })
         };
+        if let Some(verdict) = desired.verdict {
+            self.step(failure(&verdict));
+        }
         match event {
             Some(event) => self.step(event),
             None => self.step(Event::Tick),
@@ -524,9 +548,7 @@ impl Worker {
                 handle,
             } => {
                 self.handles[container] = Some(handle.clone());
-                let witness = self.witness(container);
-                self.tasks
-                    .spawn(start::exit(witness, handle, container, attempt));
+                self.follow(handle, container, attempt);
                 match self.state.containers()[container].stopping {
                     Stopping::No | Stopping::Hook { .. } | Stopping::Turn { .. } => {}
                     Stopping::Terminated { .. } => self.terminate(container),
@@ -571,6 +593,7 @@ impl Worker {
             pod,
             status,
             attempts,
+            idle: !self.state.active(),
         });
     }
 
@@ -624,9 +647,34 @@ impl Worker {
         ))
     }
 
+    /// Turns the pod away where the node is not what it asks for.
+    pub(super) async fn check_node(&mut self) {
+        let node = &self.context.host.node;
+        let path = format!("/api/v1/nodes/{node}");
+        let found = self.context.api.labels(&path).await;
+        let spec = self.pod.spec.as_ref();
+        // Who cannot be asked refuses nobody.
+        let (Ok(labels), Some(spec)) = (found, spec) else {
+            return;
+        };
+        if affinity::matches(spec, node, &labels) {
+            return;
+        }
+        let verdict = Verdict {
+            uid: self.uid.clone(),
+            reason: "NodeAffinity".to_owned(),
+            message: "Pod was rejected: Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector".to_owned(),
+            disruption: None,
+            grace: Duration::ZERO,
+        };
+        self.step(failure(&verdict));
+    }
+
     fn record(&self) -> Record {
         let grace = self.state.plan().grace.as_secs();
+        let assigned = self.context.placement.borrow().of(&self.uid).cloned();
         Record::new(self.namespace().to_owned(), self.name().to_owned(), grace)
+            .with(assigned.unwrap_or_default())
     }
 
     async fn clean_up(&self) {
@@ -657,6 +705,19 @@ pub(super) async fn clean_up(link: Option<HomeLink>, root: Root, uid: String) {
     }
 }
 
+/// What the machine is told of a verdict.
+fn failure(verdict: &Verdict) -> Event {
+    Event::Fail {
+        failure: Box::new(Failure {
+            reason: Cow::Owned(verdict.reason.clone()),
+            message: verdict.message.clone(),
+            disruption: verdict.disruption,
+            warning: true,
+        }),
+        grace: Some(verdict.grace),
+    }
+}
+
 fn attempts(container: &Container) -> (Option<u32>, Option<u32>) {
     let last = container.last.as_ref().map(|end| end.attempt);
     match container.slot {
@@ -672,16 +733,18 @@ impl Worker {
             let Slot::Running { attempt, .. } = self.state.containers()[container].slot else {
                 continue;
             };
-            let witness = self.witness(container);
             if let Some(handle) = self.handles[container].clone() {
-                self.tasks
-                    .spawn(start::exit(witness, handle, container, attempt));
+                self.follow(handle, container, attempt);
                 continue;
             }
             let name = &self.state.plan().containers[container].name;
             if let Ok(dir) = self.context.root.container(&self.uid, name) {
-                self.tasks
-                    .spawn(start::adopt_again(witness, dir, container, attempt));
+                self.tasks.spawn(start::adopt_again(
+                    self.witness(container),
+                    dir,
+                    container,
+                    attempt,
+                ));
             }
         }
     }

@@ -23,6 +23,8 @@ use crate::{
         compat::{self, Compat, Obstacle},
         containers, env, images,
         machine::{Ended, Event, Waiting},
+        monitor::{Guard, Watched},
+        resources::amounts,
         volumes,
     },
 };
@@ -70,7 +72,8 @@ impl Worker {
                     prepared = prepare(&context, &pod, (&uid, &name, attempt), &events) => prepared?,
                     () = stop.cancelled() => return Err(cancelled().into()),
                 };
-                let (spec, notices) = prepared;
+                let (mut spec, notices) = prepared;
+                give(&context, &uid, &name, &mut spec);
                 for notice in notices {
                     events(notice);
                 }
@@ -142,8 +145,7 @@ impl Worker {
                     });
                     self.forget_attempts(container, attempt);
                 }
-                let witness = self.witness(container);
-                self.tasks.spawn(exit(witness, handle, container, attempt));
+                self.follow(handle, container, attempt);
             }
             Outcome::Ended(end) => self.step(Event::Ended { container, end }),
             // As long as it may run it counts as running, so that nothing is started beside it and
@@ -168,6 +170,39 @@ impl Worker {
                 });
             }
         }
+    }
+
+    /// Waits for the end of an attempt and has it watched meanwhile.
+    pub(super) fn follow(&mut self, handle: Handle, container: usize, attempt: u32) {
+        let name = self.state.plan().containers[container].name.clone();
+        let guard = match handle.status() {
+            Status::Running {
+                process,
+                started_at,
+                ..
+            } => {
+                let limit = self.memory_limit(&name);
+                let facts = self.facts.clone();
+                Some(self.context.monitor.watch(Watched {
+                    facts,
+                    container: name,
+                    main: process,
+                    started_at,
+                    memory_limit: limit,
+                    handle: handle.clone(),
+                }))
+            }
+            _ => None,
+        };
+        let witness = self.witness(container);
+        self.tasks
+            .spawn(exit(witness, handle, container, attempt, guard));
+    }
+
+    fn memory_limit(&self, name: &str) -> Option<u64> {
+        let (_, container) = containers::find(&self.pod, name)?;
+        let limit = amounts::limits(&container).get(amounts::MEMORY).copied();
+        limit.filter(|bytes| *bytes > 0)
     }
 
     /// Keeps the records of this attempt and the one before, whose log can be asked for.
@@ -235,11 +270,30 @@ pub(super) async fn adopt_again(
     }
 }
 
-/// Waits for the end of an attempt.
-pub(super) async fn exit(witness: Witness, handle: Handle, container: usize, attempt: u32) -> Done {
+/// Waits for the end of an attempt, which is watched until then.
+async fn exit(
+    witness: Witness,
+    handle: Handle,
+    container: usize,
+    attempt: u32,
+    guard: Option<Guard>,
+) -> Done {
     let status = handle.wait().await;
+    drop(guard);
     let end = witness.read(attempt, &status).await;
     Done::Ended { container, end }
+}
+
+/// Gives the container the cores and devices that are its own, and hides the others' devices: what
+/// the batch job's environment shows is the whole allocation's.
+fn give(context: &Context, uid: &str, name: &str, spec: &mut ContainerSpec) {
+    let placement = context.placement.borrow();
+    spec.cpu_affinity = placement.cores(uid, name).map(<[usize]>::to_vec);
+    spec.log = context.log;
+    let hidden: Vec<_> = placement.hidden().collect();
+    spec.env
+        .retain(|(name, _)| !hidden.contains(&name.as_str()));
+    spec.env.extend(placement.variables(uid, name));
 }
 
 fn cancelled() -> Waiting {
@@ -349,6 +403,7 @@ pub(super) fn ended(attempt: u32, status: &Status) -> Ended {
             finished_at,
             message,
             report,
+            out_of_memory,
         } => {
             match report.as_deref().and_then(End::read) {
                 Some(End::NeverStarted(message)) => {
@@ -359,7 +414,11 @@ pub(super) fn ended(attempt: u32, status: &Status) -> Ended {
                 }
                 None => {}
             }
-            let reason = if exit.code == 0 { "Completed" } else { "Error" };
+            let reason = match exit.code {
+                0 => "Completed",
+                _ if *out_of_memory => "OOMKilled",
+                _ => "Error",
+            };
             let ended = end(exit.code, reason, message, Some(*started_at), *finished_at);
             Ended {
                 id: process.as_ref().map(container_id),

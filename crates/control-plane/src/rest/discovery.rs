@@ -5,6 +5,7 @@
 
 use serde_json::{Map, Value, json};
 
+use super::usage;
 use crate::resource::{ResourceDef, SubResource, table};
 
 /// The media type of the aggregated form; the answer must carry it, or clients read a plain list.
@@ -29,6 +30,7 @@ fn groups() -> Vec<(&'static str, Vec<&'static str>)> {
             None => groups.push((row.group, vec![row.version])),
         }
     }
+    groups.push((usage::GROUP, vec![usage::VERSION]));
     groups
 }
 
@@ -73,6 +75,17 @@ pub fn group(name: &str) -> Option<Value> {
 
 /// `/api/v1`, `/apis/GROUP/VERSION`.
 pub fn resource_list(group: &str, version: &str) -> Option<Value> {
+    if (group, version) == (usage::GROUP, usage::VERSION) {
+        let resources: Vec<Value> = USAGE
+            .iter()
+            .map(|(plural, kind, namespaced)| {
+                json!({"name": plural, "singularName": "", "namespaced": namespaced,
+                       "kind": kind, "verbs": ["get", "list"]})
+            })
+            .collect();
+        return Some(json!({"kind": "APIResourceList", "apiVersion": "v1",
+            "groupVersion": format!("{group}/{version}"), "resources": resources}));
+    }
     let rows: Vec<&ResourceDef> = rows_of(group, version).collect();
     let first = rows.first()?;
     let mut resources = Vec::new();
@@ -144,8 +157,11 @@ pub fn aggregated(core: bool) -> Value {
             let versions: Vec<Value> = versions
                 .iter()
                 .map(|version| {
-                    let resources: Vec<Value> =
-                        rows_of(group, version).map(aggregated_row).collect();
+                    let of_usage = USAGE.iter().filter(|_| *group == usage::GROUP);
+                    let resources: Vec<Value> = rows_of(group, version)
+                        .map(aggregated_row)
+                        .chain(of_usage.map(aggregated_usage))
+                        .collect();
                     json!({"version": version, "resources": resources, "freshness": "Current"})
                 })
                 .collect();
@@ -162,6 +178,22 @@ pub fn aggregated(core: bool) -> Value {
         "apiVersion": "apidiscovery.k8s.io/v2",
         "metadata": {},
         "items": items,
+    })
+}
+
+/// What is used, by nodes and pods: made when it is asked for, in no table of stored objects.
+const USAGE: [(&str, &str, bool); 2] = [
+    ("nodes", "NodeMetrics", false),
+    ("pods", "PodMetrics", true),
+];
+
+fn aggregated_usage((plural, kind, namespaced): &(&str, &str, bool)) -> Value {
+    json!({
+        "resource": plural,
+        "responseKind": {"group": usage::GROUP, "version": usage::VERSION, "kind": kind},
+        "scope": if *namespaced { "Namespaced" } else { "Cluster" },
+        "singularResource": "",
+        "verbs": ["get", "list"],
     })
 }
 

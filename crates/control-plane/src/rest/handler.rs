@@ -13,7 +13,7 @@ use super::accept::{Form, negotiate};
 use super::body::{self, Body};
 use super::path::{self, ResourcePath, Target};
 use super::query::Query;
-use super::{Api, paths, resources};
+use super::{Api, paths, resources, usage};
 use crate::auth::authn::Peer;
 use crate::auth::{self, Attributes, User, review};
 use crate::registry::selector::FieldSelector;
@@ -127,6 +127,25 @@ async fn answer(
     let user = authenticate(&api, peer, request.headers())?;
     let path = match target {
         Target::Resource(path) => path,
+        Target::Usage(path) => {
+            let verb = match verb {
+                "get" if path.name.is_empty() => "list",
+                other => other,
+            };
+            permit(
+                &api,
+                &Attributes {
+                    version: usage::VERSION,
+                    namespace: &path.namespace,
+                    name: &path.name,
+                    ..Attributes::of_resource(&user, verb, usage::GROUP, path.plural())
+                },
+            )?;
+            let (head, _) = request.into_parts();
+            return { &api.usage }
+                .answer(&path, &head.method, &head.headers, &query)
+                .await;
+        }
         other => {
             let path = request.uri().path();
             permit(&api, &Attributes::of_path(&user, verb, path))?;

@@ -21,6 +21,7 @@ mod reviews;
 mod scale;
 mod server;
 mod subresources;
+mod usage;
 mod watch;
 
 use std::sync::Arc;
@@ -35,6 +36,7 @@ use crate::registry::Registry;
 use crate::resource::{ResourceDef, table};
 use kubelet::KubeletClient;
 use metrics::Metrics;
+use usage::Usage;
 
 /// What requests are answered with: one for the server, shared by all its connections.
 #[derive(Debug)]
@@ -45,6 +47,7 @@ pub struct Api {
     openapi: Arc<OpenApi>,
     kubelet: KubeletClient,
     metrics: Metrics,
+    usage: Usage,
     /// `HOST:PORT` under which clients reach the server.
     address: String,
     /// The version that is reported, for example `v1.34.4+vk-cmd.0.1.0`.
@@ -66,13 +69,16 @@ impl Api {
         version: String,
     ) -> Result<Arc<Self>, rustls::Error> {
         let served = table().rows().iter().map(served_resource).collect();
+        let kubelet = KubeletClient::new(pki)?;
+        let usage = Usage::new(registry.clone(), kubelet.clone());
         Ok(Arc::new(Self {
             registry,
             authenticator,
             authorizer,
             openapi: OpenApi::new(served),
-            kubelet: KubeletClient::new(pki)?,
+            kubelet,
             metrics: Metrics::default(),
+            usage,
             address,
             version,
         }))

@@ -2,6 +2,7 @@
 
 use percent_encoding::percent_decode_str;
 
+use super::usage::{self, UsagePath};
 use crate::resource::{ResourceDef, table};
 
 /// What a path names.
@@ -27,6 +28,8 @@ pub enum Target {
     Health(String),
     /// `/metrics`.
     Metrics,
+    /// `/apis/metrics.k8s.io/v1beta1/…`.
+    Usage(UsagePath),
     /// `/.well-known/openid-configuration`.
     OpenIdConfiguration,
     /// `/openid/v1/jwks`.
@@ -83,6 +86,9 @@ pub fn parse(path: &str) -> Target {
             Target::GroupVersion((*group).to_owned(), (*version).to_owned())
         }
         ["api", version, rest @ ..] => resource("", version, rest),
+        ["apis", usage::GROUP, usage::VERSION, rest @ ..] => {
+            UsagePath::parse(rest).map_or(Target::Nothing, Target::Usage)
+        }
         ["apis", group, version, rest @ ..] => resource(group, version, rest),
         ["openapi", "v3"] => Target::OpenApiIndex,
         ["openapi", "v3", rest @ ..] => Target::OpenApi(rest.join("/")),

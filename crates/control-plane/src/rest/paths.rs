@@ -9,7 +9,7 @@ use super::accept::{negotiate, wants_aggregated_discovery};
 use super::body::{self, Body};
 use super::path::Target;
 use super::query::Query;
-use super::{Api, discovery};
+use super::{Api, discovery, usage};
 use crate::auth::tokens::openid_configuration;
 use crate::resource::table;
 use crate::status::ApiError;
@@ -73,7 +73,7 @@ pub(super) fn answer(
             &api.authenticator.tokens().key_set(),
             "application/jwk-set+json",
         )),
-        Target::Resource(_) | Target::Nothing => Err(ApiError::no_such_path()),
+        Target::Resource(_) | Target::Usage(_) | Target::Nothing => Err(ApiError::no_such_path()),
     }
 }
 
@@ -186,6 +186,8 @@ fn served_paths() -> Vec<String> {
         paths.push(format!("/apis/{}", row.group));
         paths.push(format!("/apis/{}/{}", row.group, row.version));
     }
+    paths.push(format!("/apis/{}", usage::GROUP));
+    paths.push(format!("/apis/{}/{}", usage::GROUP, usage::VERSION));
     paths.sort_unstable();
     paths.dedup();
     paths

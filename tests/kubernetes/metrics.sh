@@ -26,11 +26,11 @@ mkdir -p "$1"
 dir=$(cd "$1" && pwd)
 vk_cmd=${VK_CMD:-$here/../../target/debug/vk-cmd}
 
-if ! built=$("$here/setup.sh" --built etcd v1.34 metrics-server); then
+if ! "$here/setup.sh" --built etcd v1.34 metrics-server >/dev/null; then
     say "SKIPPED: tests/kubernetes/setup.sh etcd v1.34 metrics-server builds what is missing"
     exit 77
 fi
-metrics_server=$(tail -n 1 <<<"$built")/metrics-server
+metrics_server=$("$here/setup.sh" metrics-server)/metrics-server
 
 children=()
 finish() {
@@ -54,7 +54,7 @@ port=$((20000 + RANDOM % 20000))
 "$metrics_server" --kubeconfig "$KUBECONFIG" --authentication-kubeconfig "$KUBECONFIG" \
     --authorization-kubeconfig "$KUBECONFIG" --cert-dir "$dir/metrics-server" --secure-port "$port" \
     --kubelet-insecure-tls --kubelet-use-node-status-port --kubelet-preferred-address-types InternalIP \
-    --metric-resolution 10s >"$dir/metrics-server.log" 2>&1 &
+    --metric-resolution 15s >"$dir/metrics-server.log" 2>&1 &
 children+=($!)
 
 kubectl wait --for=create node/vk-metrics --timeout="${within}s" >/dev/null

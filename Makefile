@@ -4,7 +4,7 @@ CARGO ?= cargo
 BIN := target/fast/vk-cmd
 STATE ?= target/quickstart
 
-.PHONY: help quickstart build test fmt lint deny doc release bench conformance clean tools
+.PHONY: help quickstart build test fmt lint deny doc release bench conformance test-kubernetes clean tools
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -38,6 +38,11 @@ doc: tools
 
 bench: tools ## measure; the rows of docs/performance.md
 	$(CARGO) bench --locked --profile release --bench pods
+
+test-kubernetes: tools ## the tests that need Kubernetes' own control plane; skipped where Go is missing
+	@if tests/kubernetes/setup.sh etcd v1.34/kube-apiserver v1.34/kube-scheduler v1.34/kube-controller-manager >/dev/null; then \
+	$(CARGO) test --locked --test it -- real identities:: workloads::; \
+	else code=$$?; test $$code -eq 77 && echo "SKIPPED test-kubernetes: its programs are not built and Go is missing"; fi
 
 conformance: build ## the official conformance suite against the embedded API server; skipped where Go is missing
 	@VK_CMD=$(BIN) scripts/conformance || { code=$$?; test $$code -eq 77 && echo "SKIPPED conformance: its programs are not built and Go is missing"; }

@@ -6,6 +6,7 @@ mod both;
 mod crash;
 mod everyday;
 mod examples;
+mod identities;
 mod kube_rs;
 mod life;
 mod life_compat;
@@ -15,6 +16,7 @@ mod resources;
 mod small_client;
 mod usage;
 mod walltime;
+mod workloads;
 
 /// The binary under test.
 const VK_CMD: &str = env!("CARGO_BIN_EXE_vk-cmd");

@@ -1,0 +1,231 @@
+//! Kubernetes' own scheduler and controllers place work on the agent's node and judge how it ends.
+
+use testkit::{Agent, Cluster, Plane, eventually};
+
+use crate::VK_CMD;
+
+/// A cluster with controllers and one agent.
+fn stage() -> Option<(Cluster, Agent)> {
+    let cluster = Cluster::on(Plane::Real, VK_CMD)?;
+    let agent = cluster.agent("n").start();
+    cluster.ready("n");
+    Some((cluster, agent))
+}
+
+/// A pod template for the agent's node.
+fn template(cluster: &Cluster, more: &str, script: &str) -> String {
+    let node = cluster.node("n");
+    let script = serde_json::Value::from(script);
+    format!(
+        "{{metadata: {{labels: {{app: a}}}}, spec: {{nodeSelector: {{kubernetes.io/hostname: {node}}}, \
+         terminationGracePeriodSeconds: 2, {more} containers: [{{name: c, image: host, command: [bash, -c, {script}]}}]}}}}"
+    )
+}
+
+const SERVE: &str = "trap 'exit 0' TERM; while :; do sleep 0.1; done";
+
+#[test]
+fn deployments_sets_and_daemons_roll_out() {
+    let Some((cluster, _agent)) = stage() else {
+        return;
+    };
+    let pods = template(&cluster, "", SERVE);
+    let selector = "selector: {matchLabels: {app: a}}";
+    cluster.apply(&format!(
+        "apiVersion: apps/v1\nkind: Deployment\nmetadata: {{name: d}}\nspec: {{replicas: 3, {selector}, template: {pods}}}\n"
+    ));
+    let kubectl = cluster.kubectl();
+    kubectl
+        .run("rollout status deployment/d --timeout=120s")
+        .ok();
+    kubectl.run("set env deployment/d VERSION=2").ok();
+    kubectl
+        .run("rollout status deployment/d --timeout=120s")
+        .ok();
+    kubectl.run("scale deployment/d --replicas=1").ok();
+    cluster.is(
+        "deployment/d",
+        "{.status.replicas} {.status.availableReplicas}",
+        "1 1",
+    );
+    kubectl
+        .run("delete deployment d --timeout=60s --cascade=foreground")
+        .ok();
+
+    cluster.apply(&format!(
+        "apiVersion: apps/v1\nkind: StatefulSet\nmetadata: {{name: s}}\nspec: {{serviceName: s, replicas: 2, {selector}, template: {pods}}}\n"
+    ));
+    kubectl
+        .run("rollout status statefulset/s --timeout=120s")
+        .ok();
+    let names = kubectl
+        .run("get pods -l app=a -o jsonpath={.items[*].metadata.name}")
+        .ok();
+    assert_eq!(names, "s-0 s-1");
+    kubectl.run("delete pod s-0 --timeout=60s").ok();
+    kubectl
+        .run("rollout status statefulset/s --timeout=120s")
+        .ok();
+    kubectl
+        .run("delete statefulset s --timeout=60s --cascade=foreground")
+        .ok();
+
+    cluster.apply(&format!(
+        "apiVersion: apps/v1\nkind: DaemonSet\nmetadata: {{name: e}}\nspec: {{{selector}, template: {pods}}}\n"
+    ));
+    kubectl
+        .run("rollout status daemonset/e --timeout=120s")
+        .ok();
+    cluster.is("daemonset/e", "{.status.numberReady}", "1");
+    kubectl
+        .run("delete daemonset e --timeout=60s --cascade=foreground")
+        .ok();
+}
+
+#[test]
+fn jobs_count_exits_and_disruptions() {
+    let Some((cluster, _agent)) = stage() else {
+        return;
+    };
+    let job = |name: &str, spec: &str, script: &str| {
+        let pods = template(&cluster, "restartPolicy: Never,", script);
+        cluster.apply(&format!("apiVersion: batch/v1\nkind: Job\nmetadata: {{name: {name}}}\nspec: {{{spec}, template: {pods}}}\n"));
+    };
+    let why = "{.status.conditions[?(@.status==\"True\")].reason}";
+    job(
+        "indexed",
+        "completions: 3, parallelism: 3, completionMode: Indexed",
+        "echo $JOB_COMPLETION_INDEX >> ~/indexes",
+    );
+    cluster.is(
+        "job/indexed",
+        "{.status.succeeded} {.status.completedIndexes}",
+        "3 0-2",
+    );
+    let policy = |rule: &str| format!("backoffLimit: 0, podFailurePolicy: {{rules: [{rule}]}}");
+    let on_code =
+        policy("{action: FailJob, onExitCodes: {containerName: c, operator: In, values: [42]}}");
+    job(
+        "fails",
+        &on_code.replace("backoffLimit: 0", "backoffLimit: 6"),
+        "exit 42",
+    );
+    eventually("the job fails at the first pod", || {
+        let why = cluster.get("job/fails", why);
+        if why.contains("PodFailurePolicy") {
+            Ok(())
+        } else {
+            Err(why)
+        }
+    });
+    assert_eq!(cluster.get("job/fails", "{.status.failed}"), "1");
+
+    cluster.apply(&format!(
+        "apiVersion: batch/v1\nkind: CronJob\nmetadata: {{name: cron}}\nspec: {{schedule: '* * * * *', jobTemplate: {{spec: {{template: {}}}}}}}\n",
+        template(&cluster, "restartPolicy: Never,", "exit 0")
+    ));
+    // Its schedule is never finer than a minute; what it makes can be had at once.
+    cluster
+        .kubectl()
+        .run("create job now --from=cronjob/cron")
+        .ok();
+    cluster.is("job/now", "{.status.succeeded}", "1");
+}
+
+#[test]
+fn a_job_ignores_the_end_of_a_walltime() {
+    let Some(cluster) = Cluster::on(Plane::Real, VK_CMD) else {
+        return;
+    };
+    let first = cluster.agent("n").args(&["--drain-window", "5s"]).start();
+    cluster.ready("n");
+    let pods = template(
+        &cluster,
+        "restartPolicy: Never,",
+        "[ -e ~/again ] && exit 0; touch ~/again; sleep 1000",
+    );
+    cluster.apply(&format!(
+        "apiVersion: batch/v1\nkind: Job\nmetadata: {{name: j}}\nspec: {{backoffLimit: 0, podFailurePolicy: {{rules: \
+         [{{action: Ignore, onPodConditions: [{{type: DisruptionTarget, status: 'True'}}]}}]}}, template: {pods}}}\n"
+    ));
+    cluster.is("job/j", "{.status.active} {.status.ready}", "1 1");
+    first.signal(nix::sys::signal::Signal::SIGUSR1);
+    cluster.node_is(
+        "n",
+        "{.status.conditions[?(@.type==\"Ready\")].status}",
+        "False",
+    );
+    let _second = cluster
+        .agent("n")
+        .env("HOME", &first.home().to_string_lossy())
+        .start();
+    cluster.is("job/j", "{.status.succeeded}", "1");
+    assert_eq!(
+        cluster.get("job/j", "{.status.failed}"),
+        "",
+        "the first pod's end was no failure of the job"
+    );
+}
+
+#[test]
+fn a_drain_respects_budgets_and_a_taint_evicts() {
+    let Some((cluster, _agent)) = stage() else {
+        return;
+    };
+    let pods = template(&cluster, "", SERVE);
+    cluster.apply(&format!(
+        "apiVersion: apps/v1\nkind: Deployment\nmetadata: {{name: d}}\nspec: {{replicas: 2, selector: {{matchLabels: {{app: a}}}}, template: {pods}}}\n\
+         ---\napiVersion: policy/v1\nkind: PodDisruptionBudget\nmetadata: {{name: b}}\nspec: {{minAvailable: 2, selector: {{matchLabels: {{app: a}}}}}}\n"
+    ));
+    let kubectl = cluster.kubectl();
+    kubectl
+        .run("rollout status deployment/d --timeout=120s")
+        .ok();
+    cluster.is(
+        "pdb/b",
+        "{.status.currentHealthy} {.status.disruptionsAllowed}",
+        "2 0",
+    );
+    let node = cluster.node("n");
+    let drain = format!("drain {node} --ignore-daemonsets --timeout=8s --pod-selector=app=a");
+    let said = kubectl.run(&drain).fails_with(1);
+    assert!(
+        said.contains("would violate the pod's disruption budget"),
+        "{said}"
+    );
+    cluster.is("deployment/d", "{.status.readyReplicas}", "2");
+    kubectl.run("delete pdb b").ok();
+    kubectl.run(&drain.replace("8s", "60s")).ok();
+    let bound = || {
+        kubectl
+            .run(&format!(
+                "get pods --field-selector spec.nodeName={node} -o name"
+            ))
+            .ok()
+    };
+    eventually("nothing is left on the node", || {
+        let left = bound();
+        if left.is_empty() { Ok(()) } else { Err(left) }
+    });
+    kubectl.run(&format!("uncordon {node}")).ok();
+    kubectl
+        .run("rollout status deployment/d --timeout=120s")
+        .ok();
+
+    let before = bound();
+    kubectl
+        .run(&format!("taint node {node} out=now:NoExecute"))
+        .ok();
+    eventually("the taint evicts", || {
+        let now = bound();
+        if before.lines().any(|pod| now.contains(pod)) {
+            Err(now)
+        } else {
+            Ok(())
+        }
+    });
+    kubectl.run(&format!("taint node {node} out-")).ok();
+    kubectl
+        .run("rollout status deployment/d --timeout=120s")
+        .ok();
+}

@@ -7,6 +7,7 @@
 //! | task | what it does | ends |
 //! |---|---|---|
 //! | manager | pods and their workers | after a drain; dropped otherwise |
+//! | time | when the node ends, and what that means now | with the agent |
 //! | keeper | registration, lease, node status | last, or when the name is lost |
 //! | events | sends events | after the others |
 //! | service | the kubelet API | with the pods |

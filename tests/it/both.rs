@@ -5,7 +5,6 @@ macro_rules! both {
     ($($(#[$attribute:meta])* fn $name:ident($cluster:ident: &Cluster) $body:block)*) => {$(
         $(#[$attribute])*
         mod $name {
-            #[allow(unused_imports, reason = "what the file's tests use, one by one")]
             use super::*;
 
             fn run($cluster: &testkit::Cluster) $body

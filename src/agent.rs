@@ -10,6 +10,7 @@
 //! | time | when the node ends, and what that means now | with the agent |
 //! | keeper | registration, lease, node status | last, or when the name is lost |
 //! | events | sends events | after the others |
+//! | following | watches what volumes refer to, and services | with the agent |
 //! | service | the kubelet API | with the pods |
 
 use std::{
@@ -24,7 +25,7 @@ use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::Taint;
 use serde_json::Value;
 use tokio::{
-    sync::{Semaphore, mpsc, oneshot, watch},
+    sync::{OnceCell, Semaphore, mpsc, oneshot, watch},
     task::JoinSet,
     time::Instant,
 };
@@ -36,7 +37,7 @@ use crate::{
         dir::DirError,
         launch::{default_socket_dir, raise_open_files},
     },
-    events, hostpipe,
+    events, hostpipe, multiplex,
     node::{
         self, Board, Capacity, Keeping, Limits, NodeError, NodeSpec,
         devices::Devices,
@@ -52,12 +53,16 @@ use crate::{
         api::{ApiProblem, PodApi, Retry, get},
         compat::Compat,
         env,
+        fields::resource::Allocatable,
         images::{Images, Means},
         manage,
         monitor::Monitor,
+        mounts::Layout,
+        objects,
         probe::{Client, Prober},
         resources::{Amounts, Ledger, NodeShare},
     },
+    quantity::Quantity,
     settings::resources::Upkeep,
 };
 
@@ -292,16 +297,20 @@ impl Agent {
         let (ask_reclaim, reclaim) = mpsc::channel(1);
         let (monitor, monitoring) =
             Monitor::new(place.root.clone(), placed.clone(), sentence.clone());
+        let config = settings.config.clone();
+        let connect = Box::new(move || multiplex::client(&config));
+        let (follow, following) = objects::follow(connect);
         let context = Context {
             api: PodApi::new(client.clone(), may_write),
             monitor: monitor.clone(),
             placement: placed,
             log: settings.upkeep.log,
             events: recorder.clone(),
+            follow,
             root: place.root.clone(),
             launcher,
             epoch: place.epoch,
-            host: host(&settings),
+            host: host(&settings, &capacity),
             prober,
             http,
             images: settings.engine,
@@ -310,6 +319,7 @@ impl Agent {
             beginnings: Arc::new(Semaphore::new(Context::BEGINNINGS)),
             disk: Semaphore::new(Context::DISK),
             superseded: superseded.clone(),
+            private_mounts: OnceCell::new(),
         };
         let (order, orders) = watch::channel(Order::Run);
         let spec = NodeSpec {
@@ -370,6 +380,7 @@ impl Agent {
         let _probing = spawn(probing);
         let monitor_task = spawn(monitoring);
         let evictor_task = spawn(evictor.run(stop_evictor.clone()));
+        let _following = spawn(following);
         let mut keeper = spawn(keeper);
         let stop_service = CancellationToken::new();
         let service = settings.service.map(|service| {
@@ -513,7 +524,7 @@ fn share(capacity: &Capacity, devices: &Devices) -> NodeShare {
     }
 }
 
-fn host(settings: &AgentSettings) -> Host {
+fn host(settings: &AgentSettings, capacity: &Capacity) -> Host {
     let url = &settings.config.cluster_url;
     let port = match url.scheme_str() {
         Some("http") => 80,
@@ -541,6 +552,17 @@ fn host(settings: &AgentSettings) -> Host {
             }
         }),
         images: settings.images.clone(),
+        allocatable: allocatable(capacity),
+        layout: Layout::default(),
+    }
+}
+
+/// What a container without a limit may use: what the Node object says of it.
+fn allocatable(capacity: &Capacity) -> Allocatable {
+    Allocatable {
+        cpu: Quantity::millis(capacity.millicpus),
+        memory: Quantity::units(capacity.memory / 1024 * 1024),
+        storage: Quantity::units(capacity.storage / 1024 * 1024),
     }
 }
 

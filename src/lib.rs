@@ -12,6 +12,7 @@ pub mod hostpipe;
 pub mod init;
 pub mod kubelet_api;
 pub mod logging;
+mod multiplex;
 pub mod node;
 pub mod pod;
 pub mod printer;

@@ -37,5 +37,5 @@ pub mod status;
 pub use dir::{AttemptDir, ContainerDir, Root};
 pub use launch::{Adopted, ExecError, ExecOutcome, ExecRequest, Handle, Launcher, StartError};
 pub use process::ProcessId;
-pub use spec::{ContainerSpec, LogPolicy};
+pub use spec::{ContainerSpec, LogPolicy, Mount};
 pub use status::{Exit, StartFailure, Status};

@@ -35,6 +35,9 @@ pub struct ContainerSpec {
     /// Where the command is the client of a container engine: what the shim has to do for it.
     #[serde(default)]
     pub engine: Option<Box<EngineClient>>,
+    /// Mounts in a namespace of the container's own; none where it shares the host's.
+    #[serde(default)]
+    pub mounts: Option<Vec<Mount>>,
 }
 
 const fn default_umask() -> u32 {
@@ -54,8 +57,27 @@ impl ContainerSpec {
             log: LogPolicy::default(),
             on_host: false,
             engine: None,
+            mounts: None,
         }
     }
+}
+
+/// Something of the host at another place, in a container's mount namespace.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Mount {
+    /// What: a directory or a file, absolute.
+    pub source: PathBuf,
+    /// Where, absolute; made where it is missing, without a trace on the host.
+    pub target: PathBuf,
+    /// Nothing can be written below it.
+    pub read_only: bool,
+    /// Not in what is mounted below it either.
+    pub recursive: bool,
+    /// It is an error where that cannot be had.
+    pub required: bool,
+    /// What the host mounts below it later appears.
+    pub follows_host: bool,
 }
 
 /// Leaves the values out: environments and arguments hold secrets.

@@ -107,6 +107,8 @@ pub enum StartFailure {
     LogFile,
     /// Limits or CPU affinity could not be set.
     Limits,
+    /// The container's mount namespace could not be made.
+    Mounts,
     /// Any other failure of the system (out of memory, processes or descriptors, arguments too long).
     System,
 }

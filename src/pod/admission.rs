@@ -19,7 +19,7 @@ use super::{
     containers,
     images::Means,
     machine::{ContainerPlan, Extras, Plan, Refusal, RestartPolicy, RestartRule, Role},
-    mounts,
+    mounts::{self, Layout},
 };
 
 /// The pod's plan, and what it has to be warned about.
@@ -44,7 +44,7 @@ pub struct Identity {
 pub fn admit(pod: &Pod, host: &Host) -> Admitted {
     let empty = PodSpec::default();
     let spec = pod.spec.as_ref().unwrap_or(&empty);
-    let mut check = Check::new(host);
+    let mut check = Check::new(host, pod);
     check.any_user = host.images == Means::Engine { users: true }
         && containers::all(pod).all(|(_, it)| matches!(image(&it), Image::Reference));
     check.spec(spec);
@@ -52,7 +52,7 @@ pub fn admit(pod: &Pod, host: &Host) -> Admitted {
     let policy = pod_policy(pod, host);
     let containers = containers::all(pod)
         .map(|(role, container)| match role {
-            Role::Ephemeral => added_one(&container, host),
+            Role::Ephemeral => added_one(&container, host, pod),
             _ => planned(role, &container, policy, host),
         })
         .collect();
@@ -82,12 +82,12 @@ pub fn admit(pod: &Pod, host: &Host) -> Admitted {
 pub fn added(pod: &Pod, host: &Host, known: usize) -> Vec<ContainerPlan> {
     let all = containers::all(pod).filter(|(role, _)| *role == Role::Ephemeral);
     all.skip(known)
-        .map(|(_, container)| added_one(&container, host))
+        .map(|(_, container)| added_one(&container, host, pod))
         .collect()
 }
 
-fn added_one(container: &Container, host: &Host) -> ContainerPlan {
-    let mut check = Check::new(host);
+fn added_one(container: &Container, host: &Host, pod: &Pod) -> ContainerPlan {
+    let mut check = Check::new(host, pod);
     check.container(
         container,
         &format!("ephemeral container {}", container.name),
@@ -272,10 +272,20 @@ const LIMITS: [&str; 5] = [
     "amd.com/gpu",
 ];
 
-struct Check {
+/// Whether a container could change what the volume holds.
+fn is_writable(volume: &Volume) -> bool {
+    volume.empty_dir.is_some()
+        || volume.host_path.is_some()
+        || volume.persistent_volume_claim.is_some()
+}
+
+struct Check<'a> {
     identity: Identity,
     /// Whether an engine gives every container the user that it asks for.
     any_user: bool,
+    pod: &'a Pod,
+    /// How mounts are made where the pod says nothing of it.
+    layout: Layout,
     refused: Vec<String>,
     warnings: Vec<String>,
 }
@@ -284,11 +294,13 @@ fn given<T>(list: &Option<Vec<T>>) -> bool {
     list.as_ref().is_some_and(|list| !list.is_empty())
 }
 
-impl Check {
-    fn new(host: &Host) -> Self {
+impl<'a> Check<'a> {
+    fn new(host: &Host, pod: &'a Pod) -> Self {
         Self {
             identity: host.identity,
             any_user: false,
+            pod,
+            layout: host.layout,
             refused: Vec::new(),
             warnings: Vec::new(),
         }
@@ -463,7 +475,7 @@ impl Check {
             command: _,
             image: _,
             image_pull_policy: _,
-            name: _,
+            name,
             // Informational: processes share the node's network.
             ports: _,
             restart_policy: _,
@@ -485,7 +497,7 @@ impl Check {
             tty,
             volume_devices,
             volume_mounts,
-            working_dir,
+            working_dir: _,
         } = container;
         let signal = lifecycle.as_ref().and_then(|it| it.stop_signal.as_ref());
         self.refuse(signal.is_some(), format!("{at}.lifecycle.stopSignal"));
@@ -497,10 +509,6 @@ impl Check {
         self.refuse(*tty == Some(true), format!("{at}.tty"));
         self.refuse(given(volume_devices), format!("{at}.volumeDevices"));
         let in_image = matches!(image(container), Image::Reference);
-        self.refuse(
-            working_dir.is_some() && !in_image,
-            format!("{at}.workingDir"),
-        );
         if let Some(path) = termination_message_path
             && let Err(problem) = mounts::relative(path)
         {
@@ -522,16 +530,25 @@ impl Check {
         for (index, variable) in env.iter().flatten().enumerate() {
             self.variable(variable, &format!("{at}.env[{index}]"));
         }
+        let annotations = self.pod.metadata.annotations.as_ref();
+        let layout = match mounts::wanted(annotations, name, self.layout) {
+            Ok(_) if in_image => Layout::Engine,
+            Ok(layout) => layout,
+            Err(problem) => {
+                self.refused.push(problem);
+                return;
+            }
+        };
         for (index, mount) in volume_mounts.iter().flatten().enumerate() {
-            self.mount(mount, &format!("{at}.volumeMounts[{index}]"), in_image);
+            self.mount(mount, layout, &format!("{at}.volumeMounts[{index}]"));
         }
         let paths = volume_mounts
             .iter()
             .flatten()
             .map(|mount| mount.mount_path.as_str());
-        // In an image a mount may lie in another.
+        // In a namespace a mount may lie in another.
         if let Err(conflict) = mounts::layout(paths)
-            && !(in_image && matches!(conflict, mounts::MountError::Nested { .. }))
+            && !(layout.is_real() && matches!(conflict, mounts::MountError::Nested { .. }))
         {
             self.refused.push(format!("{at}.volumeMounts: {conflict}"));
         }
@@ -578,8 +595,6 @@ impl Check {
         let Some(source) = &variable.value_from else {
             return;
         };
-        let resource = source.resource_field_ref.is_some();
-        self.refuse(resource, format!("{at}.valueFrom.resourceFieldRef"));
         self.refuse(
             source.file_key_ref.is_some(),
             format!("{at}.valueFrom.fileKeyRef"),
@@ -592,34 +607,55 @@ impl Check {
         }
     }
 
-    fn mount(&mut self, mount: &VolumeMount, at: &str, in_image: bool) {
+    fn mount(&mut self, mount: &VolumeMount, layout: Layout, at: &str) {
         let VolumeMount {
             mount_path,
             mount_propagation,
-            name: _,
-            // Of the volumes built so far only emptyDir can be written to, and it says so itself.
-            read_only: _,
+            name,
+            read_only,
             recursive_read_only,
-            sub_path,
-            sub_path_expr,
+            // Found when the container starts.
+            sub_path: _,
+            sub_path_expr: _,
         } = mount;
-        let set = |text: &Option<String>| text.as_ref().is_some_and(|text| !text.is_empty());
-        self.refuse(set(sub_path), format!("{at}.subPath"));
-        self.refuse(set(sub_path_expr), format!("{at}.subPathExpr"));
-        let shared = mount_propagation.as_deref().is_some_and(|it| it != "None");
-        self.refuse(shared, format!("{at}.mountPropagation"));
-        let recursive = recursive_read_only
-            .as_deref()
-            .is_some_and(|it| it != "Disabled");
-        self.refuse(recursive, format!("{at}.recursiveReadOnly"));
-        if let Err(problem) = mounts::relative(mount_path) {
+        let propagation = mount_propagation.as_deref().unwrap_or("None");
+        let recursive = recursive_read_only.as_deref().unwrap_or("Disabled");
+        if let Err(problem) = mounts::target(mount_path, Path::new("/"), layout) {
             self.refused.push(format!("{at}.mountPath: {problem}"));
         }
+        if layout.is_real() {
+            let both = propagation == "Bidirectional";
+            let any = layout == Layout::Engine && propagation != "None";
+            self.refuse(both || any, format!("{at}.mountPropagation={propagation}"));
+            self.refuse(
+                layout == Layout::Engine && recursive == "Enabled",
+                format!("{at}.recursiveReadOnly=Enabled (by the container engine)"),
+            );
+            return;
+        }
+        // Plain processes see what the host mounts and the host what they mount: no mode of
+        // propagation asks for less than that.
+        self.refuse(
+            recursive == "Enabled",
+            format!("{at}.recursiveReadOnly=Enabled (without a mount namespace)"),
+        );
+        // What is written into volumes of this node's making is replaced, and a kubelet mounts
+        // them read-only whatever is said.
+        let own = self.pod.spec.iter();
+        let mut own = own.flat_map(|spec| spec.volumes.iter().flatten());
+        let writable = own.any(|volume| volume.name == *name && is_writable(volume));
+        self.warn(
+            *read_only == Some(true) && writable,
+            format!(
+                "{at}.readOnly (the annotation {}=private makes it hold)",
+                mounts::NAMESPACE_ANNOTATION
+            ),
+        );
         // The injected token directory is absolute in every pod: no news to anybody.
         let injected = mount_path == "/var/run/secrets/kubernetes.io/serviceaccount";
         let absolute = Path::new(mount_path).is_absolute() && !injected;
         self.warn(
-            absolute && !in_image,
+            absolute,
             format!("{at}.mountPath={mount_path} (taken relative to the container's directory)"),
         );
     }
@@ -645,11 +681,11 @@ impl Check {
             gce_persistent_disk,
             git_repo,
             glusterfs,
-            host_path,
+            host_path: _,
             image,
             iscsi,
             nfs,
-            persistent_volume_claim,
+            persistent_volume_claim: _,
             photon_persistent_disk,
             portworx_volume,
             quobyte,
@@ -660,11 +696,8 @@ impl Check {
         } = volume;
         if let Some(empty) = empty_dir {
             let medium = empty.medium.as_deref().unwrap_or_default();
-            self.refuse(!medium.is_empty(), format!("{at}.emptyDir.medium={medium}"));
-            self.refuse(
-                empty.size_limit.is_some(),
-                format!("{at}.emptyDir.sizeLimit"),
-            );
+            let known = matches!(medium, "" | "Memory");
+            self.refuse(!known, format!("{at}.emptyDir.medium={medium}"));
         }
         let mut items: Vec<_> = downward_api
             .iter()
@@ -683,10 +716,6 @@ impl Check {
             );
         }
         for item in items {
-            self.refuse(
-                item.resource_field_ref.is_some(),
-                format!("{at}: resourceFieldRef"),
-            );
             if let Some(field) = &item.field_ref
                 && !super::fields::known(&field.field_path)
             {
@@ -710,11 +739,9 @@ impl Check {
             ("gcePersistentDisk", gce_persistent_disk.is_some()),
             ("gitRepo", git_repo.is_some()),
             ("glusterfs", glusterfs.is_some()),
-            ("hostPath", host_path.is_some()),
             ("image", image.is_some()),
             ("iscsi", iscsi.is_some()),
             ("nfs", nfs.is_some()),
-            ("persistentVolumeClaim", persistent_volume_claim.is_some()),
             ("photonPersistentDisk", photon_persistent_disk.is_some()),
             ("portworxVolume", portworx_volume.is_some()),
             ("quobyte", quobyte.is_some()),

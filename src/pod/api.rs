@@ -218,6 +218,13 @@ impl PodApi {
         Ok(answer.status)
     }
 
+    /// Reads one object of any kind.
+    pub(crate) async fn read<T: DeserializeOwned>(&self, uri: &str) -> Result<T, ApiProblem> {
+        // Never closed.
+        let _turn = self.lookups.acquire().await;
+        get(&self.client, uri).await
+    }
+
     /// Writes a pod's status; tells the version that the object has since.
     pub(crate) async fn patch_status(
         &self,
@@ -414,8 +421,8 @@ mod tests {
             )
         };
         assert_eq!(
-            find("there").await.unwrap().unwrap().text("k").as_deref(),
-            Some("v")
+            find("there").await.unwrap().unwrap().bytes("k"),
+            Some(&b"v"[..])
         );
         assert_eq!(find("gone").await.unwrap(), None);
         assert!(matches!(

@@ -2,7 +2,14 @@
 
 use std::{borrow::Cow, net::IpAddr};
 
-use super::{admission::Identity, compat::Compat, images::Means};
+use super::{
+    admission::Identity,
+    compat::Compat,
+    env::{Port, Service},
+    fields::resource::Allocatable,
+    images::Means,
+    mounts::Layout,
+};
 
 /// Facts of the node that end up in environments and statuses; fixed for a run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,6 +30,10 @@ pub struct Host {
     pub images: Means,
     /// The host, where the agent itself sits in a container and reaches it through the hostpipe.
     pub on_host: Option<OnHost>,
+    /// What a container without a limit may use.
+    pub allocatable: Allocatable,
+    /// How mounts are made where a pod says nothing of it.
+    pub layout: Layout,
 }
 
 /// The host behind the hostpipe.
@@ -53,15 +64,13 @@ impl Host {
 
     /// `KUBERNETES_SERVICE_HOST` and its kin. They name the address that this node
     /// uses itself: a cluster IP leads nowhere from a batch node.
-    pub fn service_environment(&self) -> impl Iterator<Item = (String, String)> {
-        let (host, port) = (self.api.0.clone(), self.api.1.to_string());
-        [
-            ("KUBERNETES_SERVICE_HOST", host),
-            ("KUBERNETES_SERVICE_PORT", port.clone()),
-            ("KUBERNETES_SERVICE_PORT_HTTPS", port),
-        ]
-        .into_iter()
-        .map(|(name, value)| (name.to_owned(), value))
+    pub fn service_environment(&self, add: impl FnMut(String, String)) {
+        let port = Port {
+            name: "https".into(),
+            protocol: "TCP".into(),
+            number: self.api.1.into(),
+        };
+        Service::new(&self.api.0, [port]).variables("kubernetes", add);
     }
 
     /// The home directory that `~` stands for: the pod's own `HOME`, else the inherited one.
@@ -77,6 +86,7 @@ impl Host {
 
     #[cfg(test)]
     pub(crate) fn for_tests() -> Self {
+        use crate::quantity::Quantity;
         let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
         Self {
             node: "node".into(),
@@ -90,6 +100,12 @@ impl Host {
             compat: Compat::default(),
             images: Means::Nothing,
             on_host: None,
+            allocatable: Allocatable {
+                cpu: Quantity::units(8),
+                memory: Quantity::units(16 << 30),
+                storage: Quantity::units(100 << 30),
+            },
+            layout: Layout::default(),
         }
     }
 }

@@ -1,10 +1,14 @@
-//! Where a volume appears in a container's directory.
+//! Where a volume appears to a container.
 //!
-//! There is no mount namespace: a mount is a symlink in the container's directory
+//! Plain processes share the host's mounts: a mount is a symlink in the container's directory
 //! to the volume's directory beside it, so `mountPath` is always taken relative to
-//! the container's directory.
+//! the container's directory. A container may ask for a mount namespace of its own instead,
+//! in which mounts are real.
 
-use std::path::{Component, Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Component, Path, PathBuf},
+};
 
 use crate::container::dir::RESERVED_NAMES;
 
@@ -23,11 +27,17 @@ pub enum MountError {
     /// It has a character that no path can have.
     #[error("{0:?} must not contain a NUL byte")]
     Nul(String),
+    /// It is the root of the host.
+    #[error("\"/\" cannot be mounted over")]
+    WholeHost,
     /// Two mounts share a path.
     #[error("{0:?} is mounted twice")]
     Twice(String),
     /// One mount would lie inside of another.
-    #[error("{inner:?} lies inside of the mount {outer:?}, which this node cannot do")]
+    #[error(
+        "{inner:?} lies inside of the mount {outer:?}, which takes a mount namespace: set the \
+         annotation {NAMESPACE_ANNOTATION} of the pod to \"private\""
+    )]
     Nested {
         /// The deeper path.
         inner: String,
@@ -60,6 +70,31 @@ pub fn relative(mount_path: &str) -> Result<PathBuf, MountError> {
     Ok(path)
 }
 
+/// Where a container's commands begin. Without a mount namespace a directory that is mounted is
+/// where its link is; others are the host's.
+pub fn working_directory<'a>(
+    wanted: Option<&str>,
+    mut mount_paths: impl Iterator<Item = &'a str>,
+    directory: &Path,
+    layout: Layout,
+) -> PathBuf {
+    let Some(wanted) = wanted
+        .map(Path::new)
+        .filter(|it| !it.as_os_str().is_empty())
+    else {
+        return directory.to_owned();
+    };
+    let mounted = mount_paths.any(|path| wanted.starts_with(path));
+    if layout == Layout::Relative
+        && mounted
+        && let Ok(inside) = wanted.strip_prefix("/")
+    {
+        return directory.join(inside);
+    }
+    // An absolute path takes the place of the directory.
+    directory.join(wanted)
+}
+
 /// Checks the mounts of one container against each other. Paths that are bad in
 /// themselves are left to [`relative`].
 pub fn layout<'a>(mount_paths: impl Iterator<Item = &'a str>) -> Result<(), MountError> {
@@ -81,6 +116,90 @@ pub fn layout<'a>(mount_paths: impl Iterator<Item = &'a str>) -> Result<(), Moun
         }
     }
     Ok(())
+}
+
+/// How the mounts of a container are made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Layout {
+    /// Links in the container's directory.
+    #[default]
+    Relative,
+    /// Mounts in a namespace of the container's own.
+    Private,
+    /// Mounts that a container engine makes.
+    Engine,
+}
+
+impl Layout {
+    /// Whether the container finds mounts at the very paths that its spec names.
+    pub fn is_real(self) -> bool {
+        matches!(self, Self::Private | Self::Engine)
+    }
+}
+
+/// Annotation of a pod that says how mounts are made: `private` or `host`. With `.<container>`
+/// behind it, it is about that container alone.
+pub const NAMESPACE_ANNOTATION: &str = "vk-cmd.io/mount-namespace";
+
+/// How a container wants its mounts.
+///
+/// # Errors
+/// Where an annotation has another value.
+pub fn wanted(
+    annotations: Option<&BTreeMap<String, String>>,
+    container: &str,
+    default: Layout,
+) -> Result<Layout, String> {
+    let own = format!("{NAMESPACE_ANNOTATION}.{container}");
+    let get = |key: &str| Some((key.to_owned(), annotations?.get(key)?));
+    let Some((key, value)) = get(&own).or_else(|| get(NAMESPACE_ANNOTATION)) else {
+        return Ok(default);
+    };
+    match value.as_str() {
+        "private" => Ok(Layout::Private),
+        "host" => Ok(Layout::Relative),
+        other => Err(format!(
+            "annotation {key} is {other:?}: it may be \"private\" (mounts in a namespace of the \
+             container's own) or \"host\" (links in the container's directory)"
+        )),
+    }
+}
+
+/// What is said where a container wants a mount namespace that this host cannot give.
+pub fn no_namespace(why: &str) -> String {
+    format!(
+        "this node cannot give a container a mount namespace of its own: {why}. Set the annotation \
+         {NAMESPACE_ANNOTATION} to \"host\" (mount paths are then relative to the container's \
+         directory), or have the site allow user namespaces (sysctl user.max_user_namespaces)"
+    )
+}
+
+/// Where a container finds a mount, as an absolute path.
+///
+/// # Errors
+/// Where the path is no good in that layout.
+pub fn target(mount_path: &str, directory: &Path, layout: Layout) -> Result<PathBuf, MountError> {
+    let path = Path::new(mount_path);
+    let in_directory = match layout {
+        Layout::Relative => true,
+        Layout::Private => !path.is_absolute(),
+        Layout::Engine => false,
+    };
+    if in_directory {
+        return Ok(directory.join(relative(mount_path)?));
+    }
+    if mount_path.contains('\0') {
+        return Err(MountError::Nul(mount_path.to_owned()));
+    }
+    if path.components().any(|it| it == Component::ParentDir) {
+        return Err(MountError::Escapes(mount_path.to_owned()));
+    }
+    // In an image a path that is not absolute begins at its root.
+    let path: PathBuf = Path::new("/").join(path).components().collect();
+    if path == Path::new("/") {
+        return Err(MountError::WholeHost);
+    }
+    Ok(path)
 }
 
 #[cfg(test)]
@@ -134,5 +253,70 @@ mod tests {
                 proptest::prop_assert!(relative.is_relative());
             }
         }
+    }
+
+    #[test]
+    fn a_namespace_is_asked_for_by_annotation() {
+        let of = |pairs: &[(&str, &str)]| {
+            let pairs = pairs.iter();
+            let all = pairs.map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+            wanted(Some(&all.collect()), "c", Layout::Relative)
+        };
+        assert_eq!(of(&[]), Ok(Layout::Relative));
+        assert_eq!(
+            of(&[(NAMESPACE_ANNOTATION, "private")]),
+            Ok(Layout::Private)
+        );
+        let own = "vk-cmd.io/mount-namespace.c";
+        assert_eq!(
+            of(&[(NAMESPACE_ANNOTATION, "private"), (own, "host")]),
+            Ok(Layout::Relative)
+        );
+        assert_eq!(
+            of(&[("vk-cmd.io/mount-namespace.d", "private")]),
+            Ok(Layout::Relative)
+        );
+        let error = of(&[(own, "yes")]).unwrap_err();
+        assert!(error.contains(own) && error.contains("\"yes\""), "{error}");
+        assert_eq!(wanted(None, "c", Layout::Private), Ok(Layout::Private));
+    }
+
+    #[test]
+    fn targets_are_real_in_a_namespace() {
+        let directory = Path::new("/r/c");
+        let private = |path| target(path, directory, Layout::Private);
+        assert_eq!(private("/tmp/./x/").unwrap(), Path::new("/tmp/x"));
+        assert_eq!(private("x").unwrap(), Path::new("/r/c/x"));
+        assert_eq!(
+            target("x", directory, Layout::Engine).unwrap(),
+            Path::new("/x")
+        );
+        assert_eq!(private("/"), Err(MountError::WholeHost));
+        assert_eq!(
+            private("/a/../b"),
+            Err(MountError::Escapes("/a/../b".into()))
+        );
+        let relative = target("/tmp", directory, Layout::Relative).unwrap();
+        assert_eq!(relative, Path::new("/r/c/tmp"));
+    }
+
+    #[test]
+    fn commands_begin_where_they_are_told() {
+        let at = |wanted, layout| {
+            let mounts = ["/data", "rel"].into_iter();
+            working_directory(wanted, mounts, Path::new("/r/c"), layout)
+        };
+        for (wanted, found) in [
+            (None, "/r/c"),
+            (Some(""), "/r/c"),
+            (Some("sub"), "/r/c/sub"),
+            (Some("rel/x"), "/r/c/rel/x"),
+            (Some("/data/x"), "/r/c/data/x"),
+            (Some("/database"), "/database"),
+            (Some("/tmp"), "/tmp"),
+        ] {
+            assert_eq!(at(wanted, Layout::Relative), Path::new(found), "{wanted:?}");
+        }
+        assert_eq!(at(Some("/data/x"), Layout::Private), Path::new("/data/x"));
     }
 }

@@ -4,6 +4,7 @@ mod architecture;
 mod bad_input;
 mod both;
 mod crash;
+mod env;
 mod everyday;
 mod examples;
 mod identities;
@@ -15,6 +16,7 @@ mod probes;
 mod resources;
 mod small_client;
 mod usage;
+mod volumes;
 mod walltime;
 mod workloads;
 

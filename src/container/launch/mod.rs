@@ -2,6 +2,7 @@
 
 use std::{
     path::{Path, PathBuf},
+    process::Stdio,
     sync::{Arc, OnceLock},
     time::Duration,
 };
@@ -13,6 +14,7 @@ use super::{
     claim::RecordError,
     dir::{ContainerDir, DirError, check_private},
     files::Dir,
+    shim,
     spec::ContainerSpec,
     status::{StartFailure, Status},
 };
@@ -228,6 +230,25 @@ impl Launcher {
     /// Gives shims another time for a start than 60 s.
     pub fn with_patience(self, patience: Duration) -> Self {
         Self { patience, ..self }
+    }
+
+    /// Tries whether containers can have mount namespaces of their own.
+    ///
+    /// # Errors
+    /// Why they cannot.
+    pub async fn probe_mounts(&self) -> Result<(), String> {
+        let tried = tokio::process::Command::new(&self.shim)
+            .args(["shim", shim::PROBE_MOUNTS])
+            .env_clear()
+            .stdin(Stdio::null())
+            .stderr(Stdio::null())
+            .kill_on_drop(true)
+            .output();
+        match tried.await {
+            Ok(output) if output.status.success() => Ok(()),
+            Ok(output) => Err(String::from_utf8_lossy(&output.stdout).into_owned()),
+            Err(error) => Err(error.to_string()),
+        }
     }
 
     /// Runs this very program as shim (even after its file was replaced), sockets in [`default_socket_dir`].

@@ -9,6 +9,7 @@
 //! | here | from the command line to the claim |
 //! | `start` | from the claim to a running command |
 //! | `supervise` | the loop: output, children, requests, the end |
+//! | `mounts` | a mount namespace, where one is wanted |
 //! | `control` | connections and who may connect |
 //! | `output` | pipes into files |
 //! | `exec` | further commands and their streams |
@@ -22,20 +23,23 @@
 //! 4. exit, `status.json`: the end is known.
 
 use std::{
-    ffi::OsString,
+    ffi::{OsStr, OsString},
     io,
     os::{
-        fd::OwnedFd,
+        fd::{AsRawFd, OwnedFd},
         unix::net::{UnixListener, UnixStream},
     },
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
 };
 
-use nix::sys::{
-    signal::SigSet,
-    signalfd::{SfdFlags, SignalFd},
-    stat::Mode,
+use nix::{
+    fcntl::OFlag,
+    sys::{
+        signal::SigSet,
+        signalfd::{SfdFlags, SignalFd},
+        stat::Mode,
+    },
 };
 
 use super::{
@@ -50,6 +54,7 @@ use super::{
 
 mod control;
 mod exec;
+mod mounts;
 mod output;
 mod start;
 mod supervise;
@@ -117,6 +122,19 @@ struct Context {
 }
 
 impl Context {
+    /// Makes the socket's path one that leads through an open directory.
+    fn hold_socket(&mut self) -> nix::Result<OwnedFd> {
+        let socket = &self.arguments.socket;
+        let (Some(directory), Some(name)) = (socket.parent(), socket.file_name()) else {
+            return Err(nix::errno::Errno::EINVAL);
+        };
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let opened = nix::fcntl::open(directory, flags, Mode::empty())?;
+        let held = format!("/proc/self/fd/{}", opened.as_raw_fd());
+        self.arguments.socket = Path::new(&held).join(name);
+        Ok(opened)
+    }
+
     fn status_file(&self, status: super::status::Status) -> StatusFile {
         StatusFile {
             version: FORMAT_VERSION,
@@ -132,6 +150,9 @@ impl Context {
 ///
 /// Exit code 0 after a container was supervised to its end, 1 where nothing was started, 2 for wrong arguments.
 pub fn main(args: Vec<OsString>) -> ExitCode {
+    if args == [OsStr::new(PROBE_MOUNTS)] {
+        return probe_mounts();
+    }
     let Some(arguments) = Arguments::parse(args) else {
         return ExitCode::from(2);
     };
@@ -148,6 +169,21 @@ pub(super) fn supervise_for(arguments: Arguments, agent: UnixStream) -> ExitCode
         Ok(()) => ExitCode::SUCCESS,
         // Nobody listens on standard error; what there is to tell went to the agent.
         Err(_) => ExitCode::FAILURE,
+    }
+}
+
+/// Instead of all arguments: tries whether a mount namespace can be had.
+pub const PROBE_MOUNTS: &str = "probe-mounts";
+
+/// Exit code 0 where one can be had; 1 with the cause on standard output.
+fn probe_mounts() -> ExitCode {
+    match mounts::enter(&[], &std::env::temp_dir()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(problem) => {
+            // Whoever asked may be gone.
+            let _ = std::io::Write::write_all(&mut io::stdout(), problem.as_bytes());
+            ExitCode::FAILURE
+        }
     }
 }
 
@@ -207,7 +243,13 @@ fn run(arguments: Arguments, mut agent: UnixStream) -> Result<(), NotStarted> {
     };
     drop(payload);
     match prepare(arguments, signals) {
-        Ok((context, listener, claim)) => {
+        Ok((mut context, listener, claim)) => {
+            // Mounts of the container may cover the socket's directory. Where it cannot be
+            // opened its path is as good.
+            let sockets = spec
+                .mounts
+                .as_ref()
+                .and_then(|_| context.hold_socket().ok());
             let started = start::start(&context, &spec);
             // What further commands need of it is kept with what was started.
             drop::<ContainerSpec>(spec);
@@ -218,6 +260,7 @@ fn run(arguments: Arguments, mut agent: UnixStream) -> Result<(), NotStarted> {
                 started,
             );
             control::unbind(&context.arguments.socket);
+            drop(sockets);
             Ok(())
         }
         Err(refusal) => Err(refuse(&mut agent, id, refusal)),

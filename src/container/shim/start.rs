@@ -123,6 +123,15 @@ pub(super) fn start(context: &Context, spec: &ContainerSpec) -> Result<Started, 
         // For this process and all that it will start.
         set_affinity(cpus)?;
     }
+    if let Some(wanted) = &spec.mounts {
+        let records = context.records.path();
+        // Not the records themselves, which may be covered for a moment.
+        let staging = records.join("root");
+        let made = std::fs::create_dir_all(&staging);
+        made.map_err(|error| Failure::caused(StartFailure::Mounts, "mount namespace", &error))?;
+        super::mounts::enter(wanted, &staging)
+            .map_err(|problem| Failure::new(StartFailure::Mounts, problem))?;
+    }
     let streams = Streams::Pipes([None, Some(&child_stdout), Some(&child_stderr)]);
     let main = surroundings.spawn(&argv, &streams)?;
     let started_at = Timestamp::now();
@@ -427,6 +436,14 @@ fn exec_failure(name: &str, program: &Path, errno: Errno) -> Failure {
         Errno::ENOEXEC | Errno::ELIBBAD => {
             Failure::errno(StartFailure::ExecFormat, &what, errno).lower()
         }
+        Errno::E2BIG => Failure::new(
+            StartFailure::System,
+            format!(
+                "{what}: argument list too long: the kernel takes no argument or variable of \
+                 128 KiB or more, and all of them together only up to a quarter of the stack limit; \
+                 mount large values as files"
+            ),
+        ),
         _ => Failure::errno(StartFailure::System, &what, errno).lower(),
     }
 }

@@ -101,7 +101,6 @@ fn what_is_not_built_is_named() {
         ),
         (json!({"stdin": true}), "stdin"),
         (json!({"tty": true}), "tty"),
-        (json!({"workingDir": "/x"}), "workingDir"),
         (
             json!({"resources": {"limits": {"hugepages-2Mi": "2Mi"}}}),
             "resources.limits.hugepages-2Mi",
@@ -115,16 +114,16 @@ fn what_is_not_built_is_named() {
             "securityContext.runAsUser=0",
         ),
         (
-            json!({"volumeMounts": [{"name": "v", "mountPath": "a", "subPath": "b"}]}),
-            "volumeMounts[0].subPath",
+            json!({"volumeMounts": [{"name": "v", "mountPath": "a", "recursiveReadOnly": "Enabled"}]}),
+            "volumeMounts[0].recursiveReadOnly=Enabled",
         ),
         (
             json!({"volumeMounts": [{"name": "v", "mountPath": "../b"}]}),
             "volumeMounts[0].mountPath",
         ),
         (
-            json!({"env": [{"name": "A", "valueFrom": {"resourceFieldRef": {"resource": "limits.cpu"}}}]}),
-            "env[0].valueFrom.resourceFieldRef",
+            json!({"env": [{"name": "A", "valueFrom": {"fileKeyRef": {"key": "k", "path": "p", "volumeName": "v"}}}]}),
+            "env[0].valueFrom.fileKeyRef",
         ),
     ] {
         let message = refusal(container(more));
@@ -136,13 +135,23 @@ fn what_is_not_built_is_named() {
     for (key, value, field) in [
         (
             "volumes",
-            json!([{"name": "v", "hostPath": {"path": "/"}}]),
-            "spec.volumes[0].hostPath",
+            json!([{"name": "v", "nfs": {"path": "/", "server": "s"}}]),
+            "spec.volumes[0].nfs",
         ),
         (
             "volumes",
-            json!([{"name": "v", "emptyDir": {"medium": "Memory"}}]),
-            "spec.volumes[0].emptyDir.medium",
+            json!([{"name": "v", "csi": {"driver": "d"}}]),
+            "spec.volumes[0].csi",
+        ),
+        (
+            "volumes",
+            json!([{"name": "v", "projected": {"sources": [{"clusterTrustBundle": {"path": "p"}}]}}]),
+            "spec.volumes[0].projected.clusterTrustBundle",
+        ),
+        (
+            "volumes",
+            json!([{"name": "v", "emptyDir": {"medium": "HugePages"}}]),
+            "spec.volumes[0].emptyDir.medium=HugePages",
         ),
         ("runtimeClassName", json!("x"), "spec.runtimeClassName"),
     ] {
@@ -234,6 +243,47 @@ fn what_cannot_hold_is_warned_about() {
     ] {
         assert!(warnings.iter().any(|it| it.contains(field)), "{field}");
     }
+}
+
+#[test]
+fn a_mount_namespace_makes_mounts_real() {
+    let mounts = json!({"volumeMounts": [
+        {"name": "v", "mountPath": "/data", "readOnly": true},
+        {"name": "w", "mountPath": "/data/inner", "recursiveReadOnly": "Enabled", "readOnly": true},
+    ]});
+    let admit_with = |annotation: Option<&str>| {
+        let mut spec = container(mounts.clone());
+        spec["volumes"] = json!([{"name": "v", "emptyDir": {}}, {"name": "w", "emptyDir": {}}]);
+        let annotations = annotation.map(|it| json!({"vk-cmd.io/mount-namespace": it}));
+        let pod = json!({"metadata": {"name": "p", "annotations": annotations}, "spec": spec});
+        admit(&serde_json::from_value(pod).unwrap(), &Host::for_tests())
+    };
+    let private = admit_with(Some("private"));
+    assert_eq!(
+        (private.plan.refusal.clone(), private.warnings.len()),
+        (None, 0)
+    );
+    let shared = admit_with(None);
+    let refused = shared.plan.refusal.clone().unwrap().message;
+    assert!(refused.contains("lies inside of the mount"), "{refused}");
+    assert!(
+        refused.contains("vk-cmd.io/mount-namespace"),
+        "the mend: {refused}"
+    );
+    assert!(refused.contains("recursiveReadOnly=Enabled"), "{refused}");
+    assert!(
+        shared
+            .warnings
+            .iter()
+            .any(|it| it.contains("volumeMounts[0].readOnly"))
+    );
+    let odd = admit_with(Some("yes"))
+        .plan
+        .refusal
+        .clone()
+        .unwrap()
+        .message;
+    assert!(odd.contains("\"yes\""), "{odd}");
 }
 
 #[test]

@@ -29,6 +29,30 @@ pub fn references<'a>(text: &str, lookup: impl Fn(&str) -> Option<&'a str>) -> S
     out
 }
 
+/// Expands `$(NAME)` where every name must have a value that is not empty.
+///
+/// # Errors
+/// In the kubelet's words, with the names that have none.
+pub fn all_references<'a>(
+    text: &str,
+    lookup: impl Fn(&str) -> Option<&'a str>,
+) -> Result<String, String> {
+    let missing = std::cell::RefCell::new(std::collections::BTreeSet::new());
+    let expanded = references(text, |name| {
+        let value = lookup(name).filter(|value| !value.is_empty());
+        if value.is_none() {
+            missing.borrow_mut().insert(name.to_owned());
+        }
+        value
+    });
+    let missing = Vec::from_iter(missing.into_inner());
+    if missing.is_empty() {
+        Ok(expanded)
+    } else {
+        Err(format!("missing value for {}", missing.join(", ")))
+    }
+}
+
 /// Replaces `~/` or `$HOME/` at the start (or the whole of `~`, `$HOME`).
 pub fn home(text: String, home: Option<&str>) -> String {
     let Some(home) = home else { return text };
@@ -70,6 +94,23 @@ mod tests {
         ] {
             assert_eq!(references(text, lookup), expanded, "{text}");
         }
+    }
+
+    #[test]
+    fn strict_expansion_names_what_has_no_value() {
+        let lookup = |name: &str| match name {
+            "A" => Some("1"),
+            "EMPTY" => Some(""),
+            _ => None,
+        };
+        assert_eq!(
+            all_references("x/$(A)/$$(B)", lookup),
+            Ok("x/1/$(B)".into())
+        );
+        assert_eq!(
+            all_references("$(Z)$(A)$(EMPTY)$(Z)", lookup),
+            Err("missing value for EMPTY, Z".into())
+        );
     }
 
     #[test]

@@ -1,12 +1,14 @@
 //! The environment of a container.
 //!
-//! Later ones win: the batch job's environment (less what no pod may have), the
+//! Later ones win: the batch job's environment (less what no pod may have), services and the
 //! API server's address, `envFrom`, `env`.
 
 pub mod expand;
 mod inherit;
+mod services;
 
 pub use inherit::inherited;
+pub use services::{Port, Service, Services};
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -66,16 +68,32 @@ pub fn needs(container: &Container) -> BTreeSet<Reference> {
     needs
 }
 
+/// Whether the container's environment tells of the services in its namespace.
+pub fn links(pod: &Pod) -> bool {
+    let spec = pod.spec.as_ref();
+    spec.and_then(|spec| spec.enable_service_links) != Some(false)
+}
+
 /// The variables of a container, with everything they refer to looked up in `objects`.
 /// The message of a failure is the kubelet's.
 pub fn resolve(
     pod: &Pod,
     container: &Container,
     host: &Host,
+    services: &Services,
     objects: &Objects,
 ) -> Result<Resolved, Waiting> {
     let mut resolved = Resolved::default();
-    resolved.own.extend(host.service_environment());
+    let own = &mut resolved.own;
+    host.service_environment(|name, value| {
+        own.insert(name, value);
+    });
+    let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+    if links(pod) {
+        services.links(namespace, |name, value| {
+            own.insert(name, value);
+        });
+    }
     for from in container.env_from.iter().flatten() {
         let (kind, name, optional) = match (&from.config_map_ref, &from.secret_ref) {
             (Some(source), _) => (Kind::ConfigMap, &source.name, source.optional),
@@ -89,9 +107,10 @@ pub fn resolve(
             return Err(config_error(kind.not_found(name)));
         };
         let prefix = from.prefix.as_deref().unwrap_or_default();
-        for (key, value) in data.texts() {
+        for (key, value) in data.variables() {
             let variable = format!("{prefix}{key}");
             if is_variable(&variable) {
+                let value = text(value, &variable, key, kind, namespace, name)?;
                 resolved.own.insert(variable, value);
             } else {
                 resolved.skipped.push(variable);
@@ -100,14 +119,16 @@ pub fn resolve(
     }
     let home = host.home_for(None);
     for variable in container.env.iter().flatten() {
+        let literal = variable.value.as_deref().unwrap_or_default();
         let value = match &variable.value_from {
-            None => {
-                let text = variable.value.as_deref().unwrap_or_default();
+            Some(source) if literal.is_empty() => {
+                referred(pod, container, &variable.name, source, host, objects)?
+            }
+            _ => {
                 let own = &resolved.own;
-                let text = expand::references(text, |name| own.get(name).map(String::as_str));
+                let text = expand::references(literal, |name| own.get(name).map(String::as_str));
                 Some(expand::home(text, home))
             }
-            Some(source) => referred(pod, source, host, objects)?,
         };
         if let Some(value) = value {
             resolved.own.insert(variable.name.clone(), value);
@@ -118,6 +139,8 @@ pub fn resolve(
 
 fn referred(
     pod: &Pod,
+    container: &Container,
+    variable: &str,
     source: &EnvVarSource,
     host: &Host,
     objects: &Objects,
@@ -126,10 +149,14 @@ fn referred(
         return match fields::value(pod, host, &field.field_path) {
             Some(value) => Ok(Some(value)),
             None => Err(config_error(format!(
-                "fieldRef.fieldPath {:?} is not supported by this node",
+                "unsupported fieldPath: {}",
                 field.field_path
             ))),
         };
+    }
+    if let Some(selector) = &source.resource_field_ref {
+        let value = fields::resource::value(pod, Some(container), host, selector);
+        return value.map(Some).map_err(config_error);
     }
     let (kind, name, key, optional) = match (&source.config_map_key_ref, &source.secret_key_ref) {
         (Some(it), _) => (
@@ -141,21 +168,44 @@ fn referred(
         (None, Some(it)) => (Kind::Secret, &it.name, &it.key, it.optional == Some(true)),
         (None, None) => return Err(config_error("valueFrom has no source this node knows")),
     };
+    let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
     match objects.get(kind, name) {
         None if optional => Ok(None),
         None => Err(config_error(kind.not_found(name))),
-        Some(data) => match data.text(key) {
-            Some(value) => Ok(Some(value)),
+        Some(data) => match data.variable(key) {
+            Some(value) => text(value, variable, key, kind, namespace, name).map(Some),
             None if optional => Ok(None),
-            None => {
-                let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
-                Err(config_error(format!(
-                    "couldn't find key {key} in {} {namespace}/{name}",
-                    kind.title()
-                )))
-            }
+            None => Err(config_error(format!(
+                "couldn't find key {key} in {} {namespace}/{name}",
+                kind.title()
+            ))),
         },
     }
+}
+
+/// A secret's values are bytes by type; those that are no text have no place in an
+/// environment, and are never changed to fit.
+fn text(
+    value: &[u8],
+    variable: &str,
+    key: &str,
+    kind: Kind,
+    namespace: &str,
+    name: &str,
+) -> Result<String, Waiting> {
+    let what = match std::str::from_utf8(value) {
+        Ok(text) if !text.contains('\0') => return Ok(text.to_owned()),
+        Ok(_) => "has a NUL byte",
+        Err(_) => "is not valid UTF-8",
+    };
+    Err(Waiting {
+        reason: "CreateContainerError",
+        message: format!(
+            "environment variable {variable}: the value of key {key} in {} {namespace}/{name} \
+             {what}; mount it as a file instead",
+            kind.title()
+        ),
+    })
 }
 
 /// Everything together, for the process.

@@ -3,12 +3,14 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
+    path::PathBuf,
 };
 
 use k8s_openapi::api::core::v1::{
     DownwardAPIVolumeFile, KeyToPath, Pod, ProjectedVolumeSource, Volume,
 };
 
+use super::claim::Claimed;
 use crate::pod::{
     Host, fields,
     objects::{Data, Kind, Objects, Reference},
@@ -33,14 +35,60 @@ impl fmt::Debug for File {
 /// Files by their path in the volume; every path is relative and has no `..`.
 pub type Payload = BTreeMap<String, File>;
 
+/// What a volume is made of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// Files that follow their source.
+    Files(Payload),
+    /// An empty directory of the pod's.
+    Directory {
+        /// In the host's memory rather than on its disk.
+        memory: bool,
+    },
+    /// A place of the host.
+    Place {
+        /// Where.
+        path: PathBuf,
+        /// `hostPath.type`; none for a `local` volume.
+        kind: Option<String>,
+        /// What failures call the volume.
+        name: String,
+    },
+}
+
 /// Why a volume cannot be filled, in the kubelet's words.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("MountVolume.SetUp failed for volume {volume:?} : {cause}")]
-pub struct Problem {
-    /// Which volume.
-    pub volume: String,
-    /// Why.
-    pub cause: String,
+pub enum Problem {
+    /// It could not be set up.
+    #[error("MountVolume.SetUp failed for volume {volume:?} : {cause}")]
+    SetUp {
+        /// Which volume.
+        volume: String,
+        /// Why.
+        cause: String,
+    },
+    /// What it refers to is not there.
+    #[error(
+        "Unable to attach or mount volumes: unmounted volumes=[{volume}], unattached volumes=[], \
+         failed to process volumes=[{volume}]: {cause}"
+    )]
+    Process {
+        /// Which volume.
+        volume: String,
+        /// Why.
+        cause: String,
+    },
+}
+
+/// Everything that was looked up for the volumes of a pod.
+#[derive(Clone, Debug, Default)]
+pub struct Found {
+    /// Config maps and secrets.
+    pub objects: Objects,
+    /// Tokens by what was asked for.
+    pub tokens: Tokens,
+    /// Claims by their name, or why they cannot be used.
+    pub claims: BTreeMap<String, Result<Claimed, String>>,
 }
 
 /// A service account token that a volume asks for.
@@ -93,14 +141,21 @@ pub fn needs(volume: &Volume) -> BTreeSet<Reference> {
 
 /// Tokens that the volume asks for.
 pub fn tokens(volume: &Volume) -> BTreeSet<TokenRequest> {
+    token_files(volume).map(|(_, request)| request).collect()
+}
+
+/// The files of the volume that hold tokens.
+pub fn token_files(volume: &Volume) -> impl Iterator<Item = (&str, TokenRequest)> {
     let sources = volume
         .projected
         .iter()
         .flat_map(|it| it.sources.iter().flatten());
     sources
         .filter_map(|source| source.service_account_token.as_ref())
-        .map(|token| request(token.audience.as_deref(), token.expiration_seconds))
-        .collect()
+        .map(|token| {
+            let request = request(token.audience.as_deref(), token.expiration_seconds);
+            (token.path.as_str(), request)
+        })
 }
 
 fn request(audience: Option<&str>, expiration: Option<i64>) -> TokenRequest {
@@ -110,19 +165,68 @@ fn request(audience: Option<&str>, expiration: Option<i64>) -> TokenRequest {
     }
 }
 
-/// The files of a volume; none for an emptyDir, which starts empty and is the pod's.
-pub fn payload(
-    pod: &Pod,
-    host: &Host,
-    volume: &Volume,
-    objects: &Objects,
-    tokens: &Tokens,
-) -> Result<Option<Payload>, Problem> {
+/// Name of the claim that the volume refers to.
+pub fn claim(volume: &Volume) -> Option<&str> {
+    let source = volume.persistent_volume_claim.as_ref()?;
+    Some(&source.claim_name)
+}
+
+/// Whether files of the volume show the pod's labels or annotations, which may change.
+pub fn shows_metadata(volume: &Volume) -> bool {
+    let projected = volume.projected.iter();
+    let projected = projected.flat_map(|it| it.sources.iter().flatten());
+    let items = projected
+        .filter_map(|it| it.downward_api.as_ref())
+        .flat_map(|it| it.items.iter().flatten());
+    let own = volume.downward_api.iter();
+    let own = own.flat_map(|it| it.items.iter().flatten());
+    let paths = |item: &DownwardAPIVolumeFile| {
+        let path = item.field_ref.as_ref().map(|it| it.field_path.as_str());
+        path.is_some_and(|it| {
+            it.starts_with("metadata.labels") || it.starts_with("metadata.annotations")
+        })
+    };
+    { own.chain(items) }.any(paths)
+}
+
+/// What a volume is made of.
+///
+/// # Errors
+/// Where something is missing that is not optional.
+pub fn content(pod: &Pod, host: &Host, volume: &Volume, found: &Found) -> Result<Content, Problem> {
+    if let Some(name) = claim(volume) {
+        let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+        let claimed = match found.claims.get(name) {
+            Some(Ok(claimed)) => claimed.clone(),
+            missing => {
+                let why = match missing {
+                    Some(Err(why)) => why.as_str(),
+                    _ => "PVC is not bound",
+                };
+                return Err(Problem::Process {
+                    volume: volume.name.clone(),
+                    cause: format!("error processing PVC {namespace}/{name}: {why}"),
+                });
+            }
+        };
+        return Ok(Content::Place {
+            path: claimed.path,
+            kind: claimed.kind,
+            name: claimed.volume,
+        });
+    }
+    if let Some(source) = &volume.host_path {
+        return Ok(Content::Place {
+            path: source.path.clone().into(),
+            kind: Some(source.type_.clone().unwrap_or_default()),
+            name: volume.name.clone(),
+        });
+    }
     let mut filler = Filler {
         pod,
         host,
-        objects,
-        tokens,
+        objects: &found.objects,
+        tokens: &found.tokens,
         files: Payload::new(),
     };
     let filled = if let Some(source) = &volume.config_map {
@@ -146,11 +250,17 @@ pub fn payload(
     } else if let Some(source) = &volume.projected {
         filler.projected(source)
     } else {
-        return Ok(None);
+        let medium = volume
+            .empty_dir
+            .as_ref()
+            .and_then(|it| it.medium.as_deref());
+        return Ok(Content::Directory {
+            memory: medium == Some("Memory"),
+        });
     };
-    match filled {
-        Ok(()) => Ok(Some(filler.files)),
-        Err(cause) => Err(Problem {
+    match filled.and_then(|()| check_overlap(&filler.files)) {
+        Ok(()) => Ok(Content::Files(filler.files)),
+        Err(cause) => Err(Problem::SetUp {
             volume: volume.name.clone(),
             cause,
         }),
@@ -214,13 +324,13 @@ impl Filler<'_> {
 
     fn downward(&mut self, items: &[DownwardAPIVolumeFile], mode: i32) -> Result<(), String> {
         for item in items {
-            let path = item
-                .field_ref
-                .as_ref()
-                .map(|it| it.field_path.as_str())
-                .unwrap_or_default();
-            let Some(value) = fields::value(self.pod, self.host, path) else {
-                return Err(format!("fieldPath {path:?} is not supported by this node"));
+            let value = if let Some(selector) = &item.resource_field_ref {
+                fields::resource::value(self.pod, None, self.host, selector)?
+            } else {
+                let field = item.field_ref.as_ref();
+                let path = field.map(|it| it.field_path.as_str()).unwrap_or_default();
+                fields::value(self.pod, self.host, path)
+                    .ok_or_else(|| format!("unsupported fieldPath: {path}"))?
             };
             let mode = item.mode.unwrap_or(mode);
             self.add(Kind::ConfigMap, &item.path, value.into_bytes(), mode)?;
@@ -270,16 +380,55 @@ impl Filler<'_> {
     }
 }
 
-/// What the API server lets through is checked again: it decides where we write.
+/// What the API server lets through is checked again: it decides where we write. The rules and
+/// words are those of the kubelet's writer.
 fn check_path(path: &str) -> Result<(), String> {
-    let bad = |part: &str| matches!(part, "" | "." | "..");
-    if path.split('/').any(bad) || path.contains('\0') {
-        return Err(format!(
-            "path {path:?} must be relative, without '.', '..' or empty parts"
+    const LONGEST_PATH: usize = 4096;
+    const LONGEST_NAME: usize = 255;
+    let invalid = |why: String| Err(format!("invalid path: {why}"));
+    if path.is_empty() {
+        return invalid("must not be empty: \"\"".to_owned());
+    }
+    if path.starts_with('/') {
+        return invalid(format!("must be relative path: {path}"));
+    }
+    if path.len() > LONGEST_PATH {
+        return invalid(format!(
+            "must be less than or equal to {LONGEST_PATH} characters"
         ));
     }
+    for part in path.split('/') {
+        match part {
+            ".." => return invalid(format!("must not contain '..': {path}")),
+            "" | "." => return invalid(format!("must not have empty parts or '.': {path}")),
+            part if part.len() > LONGEST_NAME => {
+                return invalid(format!(
+                    "filenames must be less than or equal to {LONGEST_NAME} characters"
+                ));
+            }
+            part if part.contains('\0') => {
+                return invalid(format!("must not contain a NUL byte: {path:?}"));
+            }
+            _ => {}
+        }
+    }
     if path.starts_with("..") {
-        return Err(format!("path {path:?} must not start with '..'"));
+        return invalid(format!("must not start with '..': {path}"));
+    }
+    Ok(())
+}
+
+/// No path is a file here and a directory there.
+fn check_overlap(files: &Payload) -> Result<(), String> {
+    for path in files.keys() {
+        for (at, _) in path.match_indices('/') {
+            let above = &path[..at];
+            if files.contains_key(above) {
+                return Err(format!(
+                    "invalid path: {path} lies below {above}, which is a file"
+                ));
+            }
+        }
     }
     Ok(())
 }
@@ -290,7 +439,7 @@ mod tests {
 
     use super::*;
 
-    fn fill(volume: Value) -> Result<Option<Payload>, Problem> {
+    fn fill(volume: Value) -> Result<Content, Problem> {
         let pod: Pod = serde_json::from_value(json!({
             "metadata": {"name": "p", "namespace": "ns"}, "spec": {"containers": []}}))
         .unwrap();
@@ -313,17 +462,19 @@ mod tests {
         let tokens = tokens(&volume)
             .into_iter()
             .map(|it| (it.clone(), format!("for {}", it.audience)));
-        payload(
-            &pod,
-            &Host::for_tests(),
-            &volume,
-            &objects,
-            &tokens.collect(),
-        )
+        let found = Found {
+            objects,
+            tokens: tokens.collect(),
+            claims: BTreeMap::from([("none".to_owned(), Err("PVC is not bound".to_owned()))]),
+        };
+        content(&pod, &Host::for_tests(), &volume, &found)
     }
 
-    fn shown(payload: Option<Payload>) -> Vec<String> {
-        let files = payload.unwrap().into_iter();
+    fn shown(content: Content) -> Vec<String> {
+        let Content::Files(payload) = content else {
+            panic!("{content:?} has no files");
+        };
+        let files = payload.into_iter();
         files
             .map(|(path, file)| {
                 format!(
@@ -344,7 +495,12 @@ mod tests {
         let items = json!({"configMap": {"name": "two", "items": [
             {"key": "b", "path": "deep/er", "mode": 256}]}});
         assert_eq!(shown(fill(items).unwrap()), ["deep/er 400 B"]);
-        assert_eq!(fill(json!({"emptyDir": {}})).unwrap(), None);
+        let empty = |memory| Content::Directory { memory };
+        assert_eq!(fill(json!({"emptyDir": {}})), Ok(empty(false)));
+        assert_eq!(
+            fill(json!({"emptyDir": {"medium": "Memory"}})),
+            Ok(empty(true))
+        );
     }
 
     #[test]
@@ -401,6 +557,61 @@ mod tests {
             let items =
                 json!({"configMap": {"name": "two", "items": [{"key": "b", "path": path}]}});
             assert!(fill(items).is_err(), "{path}");
+        }
+    }
+
+    #[test]
+    fn a_file_is_no_directory() {
+        let items = json!({"configMap": {"name": "two", "items": [
+            {"key": "b", "path": "x"}, {"key": "b", "path": "x/y"}]}});
+        let error = fill(items).unwrap_err().to_string();
+        assert!(
+            error.ends_with("invalid path: x/y lies below x, which is a file"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn claims_and_paths_of_the_host() {
+        let volume = json!({"persistentVolumeClaim": {"claimName": "none"}});
+        assert_eq!(
+            fill(volume).unwrap_err().to_string(),
+            "Unable to attach or mount volumes: unmounted volumes=[v], unattached volumes=[], \
+             failed to process volumes=[v]: error processing PVC ns/none: PVC is not bound"
+        );
+        let place = fill(json!({"hostPath": {"path": "/x", "type": "Directory"}})).unwrap();
+        let wanted = Content::Place {
+            path: "/x".into(),
+            kind: Some("Directory".into()),
+            name: "v".into(),
+        };
+        assert_eq!(place, wanted);
+    }
+
+    #[test]
+    fn volumes_that_show_labels_are_known() {
+        let shows = |volume: Value| shows_metadata(&serde_json::from_value(volume).unwrap());
+        let item = |path: &str| json!([{"path": "x", "fieldRef": {"fieldPath": path}}]);
+        assert!(shows(
+            json!({"name": "v", "downwardAPI": {"items": item("metadata.labels['a']")}})
+        ));
+        assert!(!shows(
+            json!({"name": "v", "downwardAPI": {"items": item("metadata.name")}})
+        ));
+        let sources = json!([{"downwardAPI": {"items": item("metadata.annotations")}}]);
+        assert!(shows(
+            json!({"name": "v", "projected": {"sources": sources}})
+        ));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_path_leaves_the_volume(path in "[a./\\x00]{0,10}") {
+            if check_path(&path).is_ok() {
+                let parts = std::path::Path::new(&path).components();
+                proptest::prop_assert!(parts.into_iter().all(|it| matches!(it, std::path::Component::Normal(_))));
+                proptest::prop_assert!(!path.starts_with(".."));
+            }
         }
     }
 }

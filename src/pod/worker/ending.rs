@@ -29,7 +29,7 @@ pub(super) const FILE: &str = "termination-log";
 /// Tells a container where to leave its termination message.
 pub(super) const TERMINATION_LOG: &str = "VK_CMD_TERMINATION_LOG";
 /// Where a message is left when the pod does not say: Kubernetes' default.
-const DEFAULT_PATH: &str = "/dev/termination-log";
+pub(super) const DEFAULT_PATH: &str = "/dev/termination-log";
 /// Bytes of a message, from the end of the file: the kubelet's.
 const LONGEST_MESSAGE: u64 = 4096;
 /// Bytes and lines of a log that stands in for a message: the kubelet's.

@@ -16,9 +16,11 @@
 mod effects;
 mod ending;
 mod hooks;
+mod prepare;
 mod probes;
 mod recover;
 mod start;
+mod volumes;
 mod walltime;
 mod write;
 
@@ -27,7 +29,7 @@ use std::{borrow::Cow, collections::BTreeSet, path::PathBuf, sync::Arc, time::Du
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::PodStatus;
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, watch},
+    sync::{OnceCell, OwnedSemaphorePermit, Semaphore, watch},
     task::JoinSet,
     time::{Instant, sleep_until},
 };
@@ -44,6 +46,7 @@ use super::{
         Container, ContainerPlan, Effect, Ended, Event, Failure, Now, Role, Slot, State, Stopping,
     },
     monitor::{Monitor, Verdict},
+    objects::Follow,
     probe::{Client, Prober},
     record::{HomeLink, Record},
     resources::{Facts, Placement, affinity, not_enforced},
@@ -60,6 +63,8 @@ use crate::{
 pub(crate) struct Context {
     pub(crate) api: PodApi,
     pub(crate) events: Recorder,
+    /// Word of changes to config maps and secrets, and the services of the cluster.
+    pub(crate) follow: Follow,
     pub(crate) root: Root,
     pub(crate) launcher: Launcher,
     pub(crate) epoch: u64,
@@ -84,6 +89,8 @@ pub(crate) struct Context {
     pub(crate) disk: Semaphore,
     /// Cancelled where a shim tells of an agent with a newer epoch.
     pub(crate) superseded: CancellationToken,
+    /// Whether containers can have mount namespaces, once somebody asked; else why not.
+    pub(crate) private_mounts: OnceCell<Result<(), String>>,
 }
 
 impl Context {
@@ -91,6 +98,14 @@ impl Context {
     pub(crate) const DISK: usize = 8;
     /// How many pods come into being at once.
     pub(crate) const BEGINNINGS: usize = 32;
+
+    /// Whether containers can have mount namespaces of their own; else why not.
+    async fn private_mounts(&self) -> Result<(), String> {
+        let tried = self
+            .private_mounts
+            .get_or_init(|| self.launcher.probe_mounts());
+        tried.await.clone()
+    }
 
     /// Does work on the disk away from the tasks that must not wait.
     async fn on_disk<T: Send + 'static>(
@@ -187,12 +202,17 @@ pub(super) struct Snapshot {
 /// What one of the worker's tasks brought about.
 pub(super) enum Done {
     Machine(Event),
-    /// Volumes are in place; tokens in them should be renewed after this long.
-    Volumes {
-        renew: Option<Duration>,
+    /// Volumes are in place.
+    Volumes(Box<volumes::Filled>),
+    Refreshed {
+        tokens: volumes::Tokenwise,
+        /// When the first of the tokens wants to be renewed.
+        outcome: Result<Option<Duration>, String>,
     },
-    Renewed {
-        renew: Option<Duration>,
+    Weighed {
+        /// What is said of a volume beyond its limit.
+        over: Option<String>,
+        next: Duration,
     },
     Started {
         container: usize,
@@ -249,10 +269,10 @@ pub(super) struct Worker {
     delete_after: Option<Instant>,
     delete_retry: Retry,
     deleting: bool,
-    renew_after: Option<Instant>,
     hooks: hooks::Running,
     /// None for a pod without probes.
     watching: Option<Box<probes::Watching>>,
+    care: volumes::Care,
     /// Cancelled once nothing may start any more: look-ups for a start end with it.
     no_starts: CancellationToken,
     warnings: Vec<String>,
@@ -321,9 +341,9 @@ impl Worker {
             delete_after: None,
             delete_retry: Retry::default(),
             deleting: false,
-            renew_after: None,
             hooks: Vec::new(),
             watching: None,
+            care: volumes::Care::default(),
             no_starts: CancellationToken::new(),
             warnings,
             facts,
@@ -347,6 +367,7 @@ impl Worker {
             self.amend();
         }
         self.desired.mark_changed();
+        let changed = self.care.changed.clone();
         while !self.finished() {
             if self.pod.awake() && self.rest_at.is_none() {
                 self.rest_at = Some(Instant::now() + AWAKE);
@@ -367,6 +388,8 @@ impl Worker {
                 },
                 // Cancel-safe: see there.
                 report = probes::next(&mut self.watching) => self.reported(report),
+                // Cancel-safe: a permit that is not taken stays.
+                () = changed.notified() => self.volume_changed(),
                 // Cancel-safe: made anew each time.
                 () = async { sleep_until(wake.unwrap_or_else(Instant::now)).await }, if wake.is_some() => {
                     self.woken();
@@ -416,13 +439,12 @@ impl Worker {
             .wake_at()
             .map(|mono| self.context.clock.instant(mono));
         let write = self.write_due();
-        let renew = self.renew_after.filter(|_| self.state.active());
         let walltime = self.walltime_due();
         [
             machine,
             write,
             self.delete_after,
-            renew,
+            self.care.wake_at(),
             self.rest_at,
             walltime,
         ]
@@ -445,10 +467,7 @@ impl Worker {
             self.delete_after = None;
             self.delete();
         }
-        if self.renew_after.is_some_and(|at| at <= now) {
-            self.renew_after = None;
-            self.renew_volumes();
-        }
+        self.care_for_volumes(now);
         self.attend_walltime();
         self.step(Event::Tick);
     }
@@ -456,7 +475,8 @@ impl Worker {
     /// The API wants something else.
     fn want(&mut self) {
         let desired = self.desired.borrow_and_update().clone();
-        self.pod = desired.pod;
+        let before = std::mem::replace(&mut self.pod, desired.pod);
+        self.metadata_changed(&before);
         self.compare();
         self.amend();
         let metadata = &self.pod.metadata;
@@ -515,6 +535,7 @@ impl Worker {
         if self.state.ending().is_some() {
             self.no_starts.cancel();
         }
+        self.end_care();
         for effect in effects {
             self.carry_out(effect);
         }
@@ -524,13 +545,9 @@ impl Worker {
     fn done(&mut self, done: Done) {
         match done {
             Done::Machine(event) => self.step(event),
-            Done::Volumes { renew } => {
-                self.renew_after = renew.map(|after| Instant::now() + after);
-                self.step(Event::VolumesReady);
-            }
-            Done::Renewed { renew } => {
-                self.renew_after = renew.map(|after| Instant::now() + after);
-            }
+            Done::Volumes(filled) => self.volumes_ready(*filled),
+            Done::Refreshed { tokens, outcome } => self.volumes_refreshed(tokens, outcome),
+            Done::Weighed { over, next } => self.volumes_weighed(over, next),
             Done::Started {
                 container,
                 attempt,
@@ -694,6 +711,10 @@ pub(super) async fn clean_up(link: Option<HomeLink>, root: Root, uid: String) {
             && let Err(error) = link.remove()
         {
             tracing::warn!(%error, uid, "the link in the home directory stays");
+        }
+        if let Err(error) = super::volumes::remove_memory(&root, &uid) {
+            let error = super::api::chain(&error);
+            tracing::warn!(error, uid, "a volume in memory stays");
         }
         if let Err(error) = root.remove_pod(&uid) {
             let error = super::api::chain(&error);

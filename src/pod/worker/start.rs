@@ -1,31 +1,27 @@
 //! Starting an attempt: look-ups, command, shim; and waiting for its end.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Container, Pod};
+use k8s_openapi::api::core::v1::Pod;
 
 use super::{
     Context, Done, Worker,
-    effects::look_up,
     ending::{self, How, Witness},
+    prepare::{mount_last_words, prepare},
 };
 use crate::{
     container::{
         Adopted, ContainerDir, ContainerSpec, Handle, StartError, StartFailure, Status,
-        engine::{self, End},
-        process::ProcessId,
+        engine::End, process::ProcessId,
     },
     pod::{
-        admission::{self, Image},
         api::{Retry, chain},
-        command::{self, SCRIPT_ANNOTATION, Script},
         compat::{self, Compat, Obstacle},
-        containers, env, images,
+        containers,
         machine::{Ended, Event, Waiting},
         monitor::{Guard, Watched},
         resources::amounts,
-        volumes,
     },
 };
 
@@ -42,9 +38,9 @@ pub(in crate::pod) enum Outcome {
 }
 
 /// Why an attempt was not even tried, and what the documents call it.
-struct NotBuilt {
-    waiting: Waiting,
-    obstacle: Option<Obstacle>,
+pub(super) struct NotBuilt {
+    pub(super) waiting: Waiting,
+    pub(super) obstacle: Option<Obstacle>,
 }
 
 impl From<Waiting> for NotBuilt {
@@ -55,9 +51,6 @@ impl From<Waiting> for NotBuilt {
         }
     }
 }
-
-/// What the worker tells besides.
-type Notices = Vec<(bool, &'static str, String)>;
 
 impl Worker {
     pub(super) fn start(&mut self, container: usize, attempt: u32) {
@@ -352,7 +345,7 @@ pub(super) fn obstacle(dir: &ContainerDir, status: &Status) -> Option<Obstacle> 
     }
 }
 
-fn start_obstacle(dir: &ContainerDir, step: StartFailure, message: String) -> Obstacle {
+pub(super) fn start_obstacle(dir: &ContainerDir, step: StartFailure, message: String) -> Obstacle {
     Obstacle::Start {
         step,
         message,
@@ -451,191 +444,7 @@ pub(super) fn ended(attempt: u32, status: &Status) -> Ended {
     }
 }
 
-async fn prepare(
-    context: &Arc<Context>,
-    pod: &Arc<Pod>,
-    (uid, name, attempt): (&str, &str, u32),
-    tell: &(impl Fn((bool, &'static str, String)) + Send + Sync),
-) -> Result<(ContainerSpec, Notices), NotBuilt> {
-    let Some((_, container)) = containers::find(pod, name) else {
-        return Err(create_error(format!("the pod has no container {name}")).into());
-    };
-    let mut needs = env::needs(&container);
-    let in_image = matches!(admission::image(&container), Image::Reference);
-    if in_image {
-        needs.extend(images::secrets(pod));
-    }
-    let objects = look_up(context, pod, needs).await;
-    let objects = objects.map_err(|problem| Waiting {
-        reason: "CreateContainerConfigError",
-        message: problem.to_string(),
-    })?;
-    let resolved = env::resolve(pod, &container, &context.host, &objects)?;
-    let mut notices = Notices::new();
-    if !resolved.skipped.is_empty() {
-        let names = resolved.skipped.join(", ");
-        let message = format!(
-            "Keys [{names}] from the EnvFrom sources were skipped since they are considered invalid environment variable names."
-        );
-        notices.push((true, "InvalidEnvironmentVariableNames", message));
-    }
-    if let Some(images) = context.images.as_ref().filter(|_| in_image) {
-        let tell = |warning, reason, message| tell((warning, reason, message));
-        let auth = images::auth(pod, &objects, &tell);
-        let image = container.image.as_deref().unwrap_or_default();
-        let policy = images::Policy::of(&container);
-        let (image, _) = images.ensure(uid, image, policy, &auth, &tell).await?;
-        let place = (uid.to_owned(), attempt);
-        let (context, pod) = (context.clone(), pod.clone());
-        let inner = context.clone();
-        let built = context
-            .on_disk(move || in_engine(&inner, &pod, &container, place, &resolved.own, image));
-        let spec = built
-            .await
-            .unwrap_or_else(|error| Err(create_error(error)))?;
-        return Ok((spec, notices));
-    }
-    let (context, pod, uid) = (context.clone(), pod.clone(), uid.to_owned());
-    let inner = context.clone();
-    let built = context.on_disk(move || {
-        let (spec, notice) = build(&inner, &pod, &container, &uid, resolved)?;
-        notices.extend(notice.map(|message| (false, "ScriptChosen", message)));
-        Ok((spec, notices))
-    });
-    built
-        .await
-        .unwrap_or_else(|error| Err(create_error(error).into()))
-}
-
-/// A container in an image: its volumes are real binds at their own paths.
-fn in_engine(
-    context: &Context,
-    pod: &Pod,
-    container: &Container,
-    (uid, attempt): (String, u32),
-    own: &BTreeMap<String, String>,
-    image: engine::Image,
-) -> Result<ContainerSpec, Waiting> {
-    const TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
-    let Some(images) = &context.images else {
-        return Err(create_error("this node has no container engine".to_owned()));
-    };
-    let dir = context
-        .root
-        .container(&uid, &container.name)
-        .and_then(|dir| dir.create().map(|()| dir));
-    let dir = dir.map_err(|error| create_error(chain(&error)))?;
-    let volumes = context.root.path().join("pods").join(&uid).join("volumes");
-    let binds = container.volume_mounts.iter().flatten();
-    // Nobody asked for it, and most images have no place for it.
-    let binds = binds.filter(|mount| mount.mount_path != TOKEN || images.makes_mount_point(TOKEN));
-    let binds = binds.map(|mount| engine::Bind {
-        source: volumes.join(&mount.name).to_string_lossy().into_owned(),
-        target: format!("/{}", mount.mount_path.trim_start_matches('/')),
-        read_only: mount.read_only == Some(true),
-    });
-    let mut binds: Vec<engine::Bind> = binds.collect();
-    let words = container
-        .termination_message_path
-        .as_deref()
-        .filter(|path| !path.is_empty())
-        .unwrap_or("/dev/termination-log");
-    if images.makes_mount_point(words) {
-        let file = dir.attempt(attempt).path().join(ending::FILE);
-        binds.push(engine::Bind {
-            source: file.to_string_lossy().into_owned(),
-            target: words.to_owned(),
-            read_only: false,
-        });
-    }
-    let asked = images::Asked {
-        pod,
-        container,
-        image,
-        own,
-        binds,
-        name: images::engine_name(&uid, &container.name, attempt),
-        cwd: &dir.path(),
-    };
-    images.spec(asked)
-}
-
-/// The part that touches the disk: mounts, and which script there is.
-fn build(
-    context: &Context,
-    pod: &Pod,
-    container: &Container,
-    uid: &str,
-    resolved: env::Resolved,
-) -> Result<(ContainerSpec, Option<String>), NotBuilt> {
-    let root = &context.root;
-    let dir = root
-        .container(uid, &container.name)
-        .and_then(|dir| dir.create().map(|()| dir));
-    let dir = dir.map_err(|error| create_error(chain(&error)))?;
-    for mount in container.volume_mounts.iter().flatten() {
-        volumes::link(&dir, &mount.mount_path, &mount.name).map_err(|error| NotBuilt {
-            obstacle: Some(Obstacle::Copy {
-                from: mount.name.clone(),
-                to: dir.path().join(&mount.mount_path).display().to_string(),
-                error: chain(&error),
-            }),
-            waiting: create_error(chain(&error)),
-        })?;
-    }
-    let cwd = dir.path();
-    let mount = match admission::image(container) {
-        Image::Script(mount) => Some(mount),
-        Image::Host | Image::Reference | Image::Invalid => None,
-    };
-    let files = match mount {
-        Some(mount) => volumes::files(root, uid, &mount.name),
-        None => Ok(Vec::new()),
-    };
-    let files = files.map_err(|error| NotBuilt {
-        obstacle: Some(Obstacle::ReadVolume {
-            directory: mount.map(|it| it.name.clone()).unwrap_or_default(),
-            error: chain(&error),
-        }),
-        waiting: create_error(chain(&error)),
-    })?;
-    let directory = mount.and_then(|mount| crate::pod::mounts::relative(&mount.mount_path).ok());
-    let directory = cwd.join(directory.unwrap_or_default());
-    let annotations = pod.metadata.annotations.as_ref();
-    let wanted = annotations
-        .and_then(|all| all.get(&format!("{SCRIPT_ANNOTATION}{}", container.name)))
-        .map(String::as_str);
-    let volume = mount.map(|mount| mount.name.as_str()).unwrap_or_default();
-    let first_line = |file: &str| volumes::first_line(root, uid, volume, file);
-    let script = mount.map(|_| Script {
-        directory: &directory,
-        files: &files,
-        wanted,
-        first_line: &first_line,
-    });
-    let command = command::command(
-        container,
-        script,
-        &context.host.for_container(false).0,
-        &resolved.own,
-        std::path::Path::is_file,
-    )
-    .map_err(|waiting| NotBuilt {
-        obstacle: Some(start_obstacle(
-            &dir,
-            StartFailure::NotFound,
-            waiting.message.clone(),
-        )),
-        waiting,
-    })?;
-    let (host, on_host) = context.host.for_container(command.for_host);
-    let environment = env::merged(&host, resolved.own);
-    let mut spec = ContainerSpec::new(command.argv, environment, cwd);
-    spec.on_host = on_host;
-    Ok((spec, command.notice))
-}
-
-fn create_error(message: String) -> Waiting {
+pub(super) fn create_error(message: String) -> Waiting {
     Waiting {
         reason: "CreateContainerError",
         message,
@@ -663,6 +472,7 @@ async fn launch(
     };
     if let Some(log) = log.await.map_err(create_error)? {
         let log = log.map_err(|error| create_error(chain(&error)))?;
+        mount_last_words(&mut spec, pod, name, &log);
         spec.env.push((ending::TERMINATION_LOG.to_owned(), log));
     }
     match context

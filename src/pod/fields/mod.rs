@@ -1,4 +1,7 @@
-//! Values of the pod that containers may ask for by path (`fieldRef`).
+//! Values of the pod that containers may ask for: fields by path (`fieldRef`), and amounts of
+//! resources ([`mod@resource`]).
+
+pub mod resource;
 
 use std::collections::BTreeMap;
 
@@ -69,12 +72,39 @@ pub fn value(pod: &Pod, host: &Host, path: &str) -> Option<String> {
 
 /// `key="value"` lines, sorted, with the quoting of a Go string.
 fn lines(map: Option<&BTreeMap<String, String>>) -> String {
-    let line = |(key, value): (&String, &String)| format!("{key}={value:?}");
+    let line = |(key, value): (&String, &String)| format!("{key}={}", quoted(value));
     map.into_iter()
         .flatten()
         .map(line)
         .collect::<Vec<_>>()
         .join("\n")
+}
+
+/// As Go's `%q` has it, which is what readers of these files parse.
+fn quoted(text: &str) -> String {
+    let mut out = String::with_capacity(text.len() + 2);
+    out.push('"');
+    for it in text.chars() {
+        match it {
+            '"' => out.push_str("\\\""),
+            '\\' => out.push_str("\\\\"),
+            '\u{7}' => out.push_str("\\a"),
+            '\u{8}' => out.push_str("\\b"),
+            '\u{b}' => out.push_str("\\v"),
+            '\u{c}' => out.push_str("\\f"),
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            '\t' => out.push_str("\\t"),
+            ' ' => out.push(' '),
+            it if it.is_ascii_control() => out.push_str(&format!("\\x{:02x}", u32::from(it))),
+            it if it.is_control() || it.is_whitespace() || it == '\u{feff}' => {
+                out.push_str(&format!("\\u{:04x}", u32::from(it)));
+            }
+            it => out.push(it),
+        }
+    }
+    out.push('"');
+    out
 }
 
 #[cfg(test)]
@@ -107,6 +137,19 @@ mod tests {
         ] {
             assert!(!known(path));
             assert_eq!(get(path), None);
+        }
+    }
+
+    #[test]
+    fn values_are_quoted_as_go_does() {
+        for (text, shown) in [
+            ("plain ä", "\"plain ä\""),
+            ("a\"b\\c", r#""a\"b\\c""#),
+            ("l1\nl2\tx", r#""l1\nl2\tx""#),
+            ("\u{0}\u{1b}\u{7f}", r#""\x00\x1b\x7f""#),
+            ("\u{85}\u{a0}", r#""\u0085\u00a0""#),
+        ] {
+            assert_eq!(quoted(text), shown);
         }
     }
 }

@@ -142,6 +142,8 @@ pub struct ServiceContext {
     pub meter: NodeMeter,
     /// The root of pod data.
     pub data: PathBuf,
+    /// Reaches their containers.
+    pub launcher: Launcher,
     /// A client with the agent's identity (token and access reviews).
     pub client: kube::Client,
     /// Ends the service.
@@ -278,6 +280,7 @@ impl Agent {
             stop_events.clone(),
         );
         let superseded = CancellationToken::new();
+        let reach = launcher.clone();
         let http = Client::new().map_err(AgentError::Tls)?;
         let (prober, probing) = Prober::new(http.clone());
         let clock = Clock::start();
@@ -389,6 +392,7 @@ impl Agent {
                 monitor,
                 meter,
                 data: place.root.path().to_owned(),
+                launcher: reach,
                 client,
                 stop: stop_service.clone(),
             };

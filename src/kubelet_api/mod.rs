@@ -7,18 +7,21 @@
 //! | `/stats/summary` | GET | `stats` |
 //! | `/metrics/resource`, `/metrics` | GET | `metrics` |
 //! | `/containerLogs/NAMESPACE/POD/CONTAINER` | GET | `proxy` |
+//! | `/exec/NAMESPACE/POD/[UID/]CONTAINER` | GET (WebSocket) | `proxy` |
+//! | `/attach/NAMESPACE/POD/[UID/]CONTAINER` | GET (WebSocket) | `proxy` |
 //! | all else that a kubelet serves | | answered with 501, after the same checks |
 //!
 //! TLS always; a client is known by a certificate of the cluster's CA or by a bearer token
 //! (TokenReview), and allowed by a SubjectAccessReview. Nobody is anonymous here.
 //!
-//! Tasks: one accepts, one serves each connection; all end with the token of [`serve`].
+//! Tasks: one accepts, one serves each connection, one carries each stream; all end with the token of [`serve`].
 
 mod auth;
 mod logs;
 mod route;
 mod server;
 mod stats;
+mod stream;
 mod tls;
 
 pub use auth::Caller;

@@ -20,6 +20,8 @@ pub(super) enum Route {
     ResourceMetrics,
     /// `/metrics`.
     Metrics,
+    Exec(Container),
+    Attach(Container),
     /// A kubelet serves it; this agent does not yet.
     NotBuilt {
         path: &'static str,
@@ -30,9 +32,33 @@ pub(super) enum Route {
     Unknown,
 }
 
-const NOT_BUILT: [(&str, &[&str]); 12] = [
-    ("exec", &["proxy"]),
-    ("attach", &["proxy"]),
+/// A container of a pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Container {
+    pub(super) namespace: String,
+    pub(super) pod: String,
+    /// The pod's, where the caller means that one and no later one of its name.
+    pub(super) uid: Option<String>,
+    pub(super) name: String,
+}
+
+impl Container {
+    fn of(parts: &[&str]) -> Option<Self> {
+        let (namespace, pod, uid, name) = match parts {
+            [namespace, pod, name] => (namespace, pod, None, name),
+            [namespace, pod, uid, name] => (namespace, pod, Some((*uid).to_owned()), name),
+            _ => return None,
+        };
+        Some(Self {
+            namespace: (*namespace).to_owned(),
+            pod: (*pod).to_owned(),
+            uid,
+            name: (*name).to_owned(),
+        })
+    }
+}
+
+const NOT_BUILT: [(&str, &[&str]); 10] = [
     ("portForward", &["proxy"]),
     ("run", &["proxy"]),
     ("cri", &["proxy"]),
@@ -69,6 +95,8 @@ impl Route {
             ["stats", "summary"] => Self::Summary,
             ["metrics", "resource"] => Self::ResourceMetrics,
             ["metrics"] => Self::Metrics,
+            ["exec", rest @ ..] => Container::of(rest).map_or(Self::Unknown, Self::Exec),
+            ["attach", rest @ ..] => Container::of(rest).map_or(Self::Unknown, Self::Attach),
             [first, ..] => NOT_BUILT.iter().find(|(path, _)| path == first).map_or(
                 Self::Unknown,
                 |(path, subresources)| Self::NotBuilt { path, subresources },
@@ -77,6 +105,8 @@ impl Route {
         };
         match found {
             Self::Unknown | Self::NotBuilt { .. } => found,
+            // Streams begin with a GET (WebSocket) or a POST (SPDY).
+            Self::Exec(_) | Self::Attach(_) if method == Method::POST => found,
             _ if method != Method::GET && method != Method::HEAD => Self::WrongMethod("GET"),
             _ => found,
         }
@@ -90,7 +120,11 @@ impl Route {
             Self::Summary => &["stats"],
             Self::ResourceMetrics | Self::Metrics => &["metrics"],
             Self::NotBuilt { subresources, .. } => subresources,
-            Self::ContainerLogs { .. } | Self::WrongMethod(_) | Self::Unknown => &["proxy"],
+            Self::ContainerLogs { .. }
+            | Self::Exec(_)
+            | Self::Attach(_)
+            | Self::WrongMethod(_)
+            | Self::Unknown => &["proxy"],
         }
     }
 }
@@ -142,8 +176,26 @@ mod tests {
             Route::Unknown
         );
         assert!(matches!(
-            Route::of(&Method::POST, "/exec/n/p/c"),
-            Route::NotBuilt { path: "exec", .. }
+            Route::of(&Method::POST, "/portForward/n/p"),
+            Route::NotBuilt {
+                path: "portForward",
+                ..
+            }
         ));
+        let container = |uid: Option<&str>| Container {
+            namespace: "n".to_owned(),
+            pod: "p".to_owned(),
+            uid: uid.map(str::to_owned),
+            name: "c".to_owned(),
+        };
+        for method in [Method::GET, Method::POST] {
+            let exec = Route::of(&method, "/exec/n/p/c");
+            assert_eq!(exec, Route::Exec(container(None)));
+        }
+        let attach = Route::of(&Method::GET, "/attach/n/p/u/c");
+        assert_eq!(attach, Route::Attach(container(Some("u"))));
+        assert_eq!(Route::of(&Method::GET, "/exec/n/p"), Route::Unknown);
+        let wrong = Route::of(&Method::DELETE, "/exec/n/p/c");
+        assert_eq!(wrong, Route::WrongMethod("GET"));
     }
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Method, StatusCode};
+use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
@@ -20,17 +21,20 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use warp::reply::Response;
 use warp::{Filter, Reply};
 
 use super::auth::{Caller, Guard, Refused};
-use super::route::{Route, verb};
+use super::route::{Container, Route, verb};
+use super::stream::{self, Options, Upgrade};
 use super::{logs, stats};
 use crate::agent::ServiceContext;
 use crate::container::log::Reader;
+use crate::container::{Adopted, Launcher};
 use crate::node::usage::{NodeMeter, NodeUsage};
-use crate::pod::Pods;
 use crate::pod::monitor::Monitor;
+use crate::pod::{ContainerView, Pods};
 
 /// A stranger may hold a socket open; more than this many wait in the kernel's queue.
 const MAX_CONNECTIONS: usize = 1024;
@@ -85,6 +89,18 @@ struct Api {
     node: String,
     data: PathBuf,
     guard: Guard,
+    launcher: Launcher,
+    /// Streams that go on after their request.
+    streams: TaskTracker,
+    stop: CancellationToken,
+}
+
+/// What a request has beside its line and its body.
+struct Head {
+    method: Method,
+    query: String,
+    headers: http::HeaderMap,
+    upgrade: Option<OnUpgrade>,
 }
 
 /// Serves until `context.stop` is cancelled; then open streams are cut.
@@ -101,7 +117,11 @@ pub async fn serve(
         node: node.clone(),
         data: context.data,
         guard: Guard::new(context.client, node),
+        launcher: context.launcher,
+        streams: TaskTracker::new(),
+        stop: context.stop.clone(),
     });
+    let streams = api.streams.clone();
     let acceptor = TlsAcceptor::from(tls);
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let mut connections = JoinSet::new();
@@ -125,6 +145,8 @@ pub async fn serve(
         });
     }
     connections.shutdown().await;
+    streams.close();
+    streams.wait().await;
 }
 
 async fn accept(
@@ -174,12 +196,22 @@ fn routes(
     warp::method()
         .and(warp::path::full())
         .and(query)
+        .and(warp::header::headers_cloned())
+        .and(warp::filters::ext::optional::<OnUpgrade>())
         .and(warp::header::optional::<String>("authorization"))
-        .then(move |method: Method, path: warp::path::FullPath, query: String, authorization| {
-            let api = Arc::clone(&api);
-            let caller = caller.clone();
-            async move { answer(&api, caller, &method, path.as_str(), &query, authorization).await }
-        })
+        .then(
+            move |method, path: warp::path::FullPath, query, headers, upgrade, authorization| {
+                let api = Arc::clone(&api);
+                let caller = caller.clone();
+                let head = Head {
+                    method,
+                    query,
+                    headers,
+                    upgrade,
+                };
+                async move { answer(&api, caller, path.as_str(), head, authorization).await }
+            },
+        )
         // Only a header that is no text can fail above.
         .recover(|_| async { Ok::<_, Infallible>(text(StatusCode::BAD_REQUEST, "Bad Request")) })
         .unify()
@@ -192,11 +224,11 @@ fn text(code: StatusCode, text: impl Into<String>) -> Response {
 async fn answer(
     api: &Api,
     certificate: Option<Caller>,
-    method: &Method,
     path: &str,
-    query: &str,
+    head: Head,
     authorization: Option<String>,
 ) -> Response {
+    let Head { method, .. } = &head;
     let route = Route::of(method, path);
     match check(api, certificate, method, &route, authorization.as_deref()).await {
         Ok(()) => {}
@@ -212,10 +244,12 @@ async fn answer(
             namespace,
             pod,
             container,
-        } => container_logs(&api.pods, &namespace, &pod, &container, query).await,
+        } => container_logs(&api.pods, &namespace, &pod, &container, &head.query).await,
         Route::ResourceMetrics => resource_metrics(api).await,
-        Route::Summary => summary(api, query).await,
+        Route::Summary => summary(api, &head.query).await,
         Route::Metrics => agent_metrics(&api.pods).await,
+        Route::Exec(container) => exec(api, &container, head).await,
+        Route::Attach(container) => attach(api, &container, head).await,
         Route::NotBuilt { path, .. } => text(
             StatusCode::NOT_IMPLEMENTED,
             format!("not implemented: this node does not serve /{path} yet"),
@@ -350,4 +384,94 @@ async fn container_logs(
             format!("the log of container {container:?} cannot be read: {error}"),
         ),
     }
+}
+
+/// The running container that is meant, its attempt, and which streams are wanted; an error is the answer.
+async fn streamed(
+    api: &Api,
+    container: &Container,
+    query: &str,
+) -> Result<(ContainerView, u32, Options), Response> {
+    let bad = |why: &str| text(StatusCode::BAD_REQUEST, why);
+    let options = Options::parse(query)
+        .ok_or_else(|| bad("you must specify at least 1 of stdin, stdout, stderr"))?;
+    let view = api.pods.find(&container.namespace, &container.pod).await;
+    let view = view.filter(|it| container.uid.is_none() || it.pod.metadata.uid == container.uid);
+    let view = view.ok_or_else(|| text(StatusCode::NOT_FOUND, "pod does not exist"))?;
+    let mut containers = view.containers.into_iter();
+    let running = containers.find(|it| it.name == container.name && it.running);
+    let missing = || {
+        let name = &container.name;
+        text(
+            StatusCode::NOT_FOUND,
+            format!("container not found ({name:?})"),
+        )
+    };
+    let running = running.ok_or_else(missing)?;
+    let attempt = running.current.ok_or_else(missing)?;
+    Ok((running, attempt, options))
+}
+
+async fn exec(api: &Api, container: &Container, head: Head) -> Response {
+    let (view, attempt, options) = match streamed(api, container, &head.query).await {
+        Ok(found) => found,
+        Err(answer) => return answer,
+    };
+    let upgrade = match Upgrade::new(&head.headers, head.upgrade) {
+        Ok(upgrade) => upgrade,
+        Err((code, why)) => return text(code, why),
+    };
+    let handle = match api.launcher.adopt(&view.directory, attempt).await {
+        Ok(Adopted::Running(handle)) => handle,
+        Ok(_) => {
+            let name = &container.name;
+            return text(
+                StatusCode::NOT_FOUND,
+                format!("container not found ({name:?})"),
+            );
+        }
+        Err(error) => {
+            return text(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                crate::pod::api::chain(&error),
+            );
+        }
+    };
+    let answer = upgrade.answer();
+    let stop = api.stop.clone();
+    api.streams.spawn(async move {
+        tokio::select! {
+            () = stream::exec(upgrade, handle, options) => {}
+            () = stop.cancelled() => {}
+        }
+    });
+    answer
+}
+
+async fn attach(api: &Api, container: &Container, head: Head) -> Response {
+    let (view, attempt, options) = match streamed(api, container, &head.query).await {
+        Ok(found) => found,
+        Err(answer) => return answer,
+    };
+    let upgrade = match Upgrade::new(&head.headers, head.upgrade) {
+        Ok(upgrade) => upgrade,
+        Err((code, why)) => return text(code, why),
+    };
+    // Before the answer: who has it misses nothing that comes afterwards.
+    let output = match stream::Output::open(&view.directory.attempt(attempt)).await {
+        Ok(output) => output,
+        Err(error) => {
+            let why = format!("the output of {:?} cannot be read: {error}", container.name);
+            return text(StatusCode::INTERNAL_SERVER_ERROR, why);
+        }
+    };
+    let answer = upgrade.answer();
+    let stop = api.stop.clone();
+    api.streams.spawn(async move {
+        tokio::select! {
+            () = stream::attach(upgrade, output, options) => {}
+            () = stop.cancelled() => {}
+        }
+    });
+    answer
 }

@@ -8,6 +8,7 @@ mod env;
 mod everyday;
 mod examples;
 mod identities;
+mod exec;
 mod kube_rs;
 mod life;
 mod life_compat;

@@ -6,6 +6,7 @@ use std::time::Instant;
 use http::header::{AUTHORIZATION, HeaderValue};
 use http::{HeaderMap, Method, Request, Response};
 use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
@@ -33,6 +34,8 @@ pub(super) struct Call {
     pub(super) form: Form,
     pub(super) warnings: Warnings,
     pub(super) shutdown: CancellationToken,
+    /// The connection itself, once the answer was 101.
+    pub(super) upgrade: OnUpgrade,
 }
 
 impl Call {
@@ -154,6 +157,8 @@ async fn answer(
     };
     authorize(&api, &user, &path, verb, &query)?;
     let form = negotiate(request.headers(), query.get("pretty"))?;
+    let mut request = request;
+    let upgrade = hyper::upgrade::on(&mut request);
     let (head, body) = request.into_parts();
     let call = Call {
         api,
@@ -166,6 +171,7 @@ async fn answer(
         form,
         warnings: warnings.clone(),
         shutdown,
+        upgrade,
     };
     resources::answer(call, body).await
 }
@@ -223,6 +229,21 @@ pub(super) fn permit_creation(call: &Call) -> Result<(), ApiError> {
         &Attributes {
             version: def.version,
             namespace,
+            name: &path.name,
+            ..Attributes::of_resource(&call.user, "create", def.group, def.plural)
+        },
+    )
+}
+
+/// Whether the user may create the stream that the path names: a WebSocket begins with a GET.
+pub(super) fn permit_stream(call: &Call) -> Result<(), ApiError> {
+    let (def, path) = (call.def, &call.path);
+    permit(
+        &call.api,
+        &Attributes {
+            version: def.version,
+            subresource: &path.subresource,
+            namespace: &path.namespace,
             name: &path.name,
             ..Attributes::of_resource(&call.user, "create", def.group, def.plural)
         },

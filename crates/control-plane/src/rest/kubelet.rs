@@ -6,10 +6,11 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{HeaderMap, Request, Response};
 use http_body_util::Empty;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::client::conn::http1;
+use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -101,6 +102,38 @@ impl KubeletClient {
         node: &Value,
         target: &str,
     ) -> Result<Response<NodeBody>, ApiError> {
+        let (response, connection) = self.send(node, target, HeaderMap::new()).await?;
+        Ok(response.map(|body| NodeBody {
+            body,
+            _connection: connection,
+        }))
+    }
+
+    /// [`KubeletClient::get`] with headers that ask for another protocol.
+    ///
+    /// # Errors
+    /// As there.
+    pub(super) async fn upgrade(
+        &self,
+        node: &Value,
+        target: &str,
+        headers: HeaderMap,
+    ) -> Result<Response<Upgrading>, ApiError> {
+        let (mut response, connection) = self.send(node, target, headers).await?;
+        let upgrade = hyper::upgrade::on(&mut response);
+        Ok(response.map(|body| Upgrading {
+            upgrade,
+            body,
+            connection,
+        }))
+    }
+
+    async fn send(
+        &self,
+        node: &Value,
+        target: &str,
+        headers: HeaderMap,
+    ) -> Result<(Response<Incoming>, AbortOnDropHandle<()>), ApiError> {
         let name = node["metadata"]["name"].as_str().unwrap_or_default();
         let (host, port) = endpoint(node).ok_or_else(|| {
             ApiError::internal(format!(
@@ -131,22 +164,43 @@ impl KubeletClient {
             .await
             .map_err(|_| failed("dial", &"i/o timeout"))??;
         let connection = AbortOnDropHandle::new(tokio::spawn(async move {
-            if let Err(error) = connection.await {
+            if let Err(error) = connection.with_upgrades().await {
                 tracing::debug!(%error, "a connection to a kubelet ended");
             }
         }));
-        let request = Request::get(target)
+        let mut request = Request::get(target)
             .header(http::header::HOST, &authority)
             .body(Empty::<Bytes>::new())
             .map_err(|error| failed("request", &error))?;
+        request.headers_mut().extend(headers);
         let response = tokio::time::timeout(HEADER_TIMEOUT, sender.send_request(request))
             .await
             .map_err(|_| failed("http", &"timeout awaiting response headers"))?
             .map_err(|error| failed("http", &error))?;
-        Ok(response.map(|body| NodeBody {
-            body,
-            _connection: connection,
-        }))
+        Ok((response, connection))
+    }
+}
+
+/// An answer that may be a change of protocols.
+#[derive(Debug)]
+pub(super) struct Upgrading {
+    upgrade: OnUpgrade,
+    body: Incoming,
+    connection: AbortOnDropHandle<()>,
+}
+
+impl Upgrading {
+    /// What keeps the connection, and the connection itself, where the answer was 101.
+    pub(super) async fn upgraded(self) -> Result<(AbortOnDropHandle<()>, Upgraded), hyper::Error> {
+        Ok((self.connection, self.upgrade.await?))
+    }
+
+    /// The body of any other answer.
+    pub(super) fn refused(self) -> NodeBody {
+        NodeBody {
+            body: self.body,
+            _connection: self.connection,
+        }
     }
 }
 

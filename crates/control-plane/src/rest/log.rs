@@ -221,7 +221,7 @@ fn names(pod: &Value, field: &str) -> Vec<String> {
 }
 
 /// The container whose log is meant.
-fn container(pod: &Value, name: &str, wanted: &str) -> Result<String, ApiError> {
+pub(super) fn container(pod: &Value, name: &str, wanted: &str) -> Result<String, ApiError> {
     let containers = names(pod, "containers");
     let init = names(pod, "initContainers");
     if wanted.is_empty() {

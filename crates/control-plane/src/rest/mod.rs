@@ -20,6 +20,7 @@ mod resources;
 mod reviews;
 mod scale;
 mod server;
+mod stream;
 mod subresources;
 mod usage;
 mod watch;
@@ -37,6 +38,7 @@ use crate::resource::{ResourceDef, table};
 use kubelet::KubeletClient;
 use metrics::Metrics;
 use usage::Usage;
+use tokio_util::task::TaskTracker;
 
 /// What requests are answered with: one for the server, shared by all its connections.
 #[derive(Debug)]
@@ -48,6 +50,8 @@ pub struct Api {
     kubelet: KubeletClient,
     metrics: Metrics,
     usage: Usage,
+    /// Streams that go on after their request.
+    streams: TaskTracker,
     /// `HOST:PORT` under which clients reach the server.
     address: String,
     /// The version that is reported, for example `v1.34.4+vk-cmd.0.1.0`.
@@ -79,6 +83,7 @@ impl Api {
             kubelet,
             metrics: Metrics::default(),
             usage,
+            streams: TaskTracker::new(),
             address,
             version,
         }))

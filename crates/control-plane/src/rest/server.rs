@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | accept loop | 1 | on shutdown |
 //! | connection | at most [`MAX_CONNECTIONS`] | with the client, by a timeout, or gracefully on shutdown |
+//! | stream (`exec`, `attach`) | one a connection that was upgraded | with either end, or on shutdown |
 //!
 //! A client that opens a connection and stays silent costs a descriptor and a small task for
 //! [`HANDSHAKE_TIMEOUT`]; requests on other connections do not wait for it.
@@ -89,6 +90,7 @@ impl Server {
     /// Serves until `shutdown`, then lets running requests end.
     pub async fn serve(self, api: Arc<Api>, tls: ServerConfig, shutdown: CancellationToken) {
         let acceptor = TlsAcceptor::from(Arc::new(tls));
+        let streams = api.streams.clone();
         let slots = Arc::new(Semaphore::new(connection_limit()));
         let connections = TaskTracker::new();
         loop {
@@ -118,10 +120,9 @@ impl Server {
         }
         drop(self.listener);
         connections.close();
-        if tokio::time::timeout(DRAIN_TIMEOUT, connections.wait())
-            .await
-            .is_err()
-        {
+        streams.close();
+        let all = async { tokio::join!(connections.wait(), streams.wait()) };
+        if tokio::time::timeout(DRAIN_TIMEOUT, all).await.is_err() {
             tracing::warn!(open = connections.len(), "connections were cut at shutdown");
         }
     }

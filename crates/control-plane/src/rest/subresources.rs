@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::body::{self, Body};
 use super::handler::Call;
 use super::resources::{patch, write};
-use super::{eviction, log, scale};
+use super::{eviction, log, scale, stream};
 use crate::admission;
 use crate::auth::request::token_request;
 use crate::schema::Gvk;
@@ -22,6 +22,7 @@ pub(super) async fn answer(call: Call, body: Incoming) -> Result<Response<Body>,
         "eviction" => eviction::answer(&call, body).await,
         "log" => log::answer(&call).await,
         "token" => token(&call, body).await,
+        "exec" | "attach" => stream::answer(&call).await,
         other => {
             // A path of an object that is not there is not found, whatever stands behind it.
             let path = &call.path;
@@ -30,8 +31,7 @@ pub(super) async fn answer(call: Call, body: Incoming) -> Result<Response<Body>,
                 .registry
                 .get(call.def, &path.namespace, &path.name)?
                 .value();
-            let streams = ["exec", "attach", "portforward"].contains(&other);
-            if streams
+            if other == "portforward"
                 && object["spec"]["nodeName"]
                     .as_str()
                     .is_none_or(str::is_empty)

@@ -48,17 +48,6 @@ fn a_command_runs_in_a_container_with_its_streams_and_its_exit_code() {
         "yes 0123456 | head -c 8000000",
     ]);
     assert_eq!(done.ok().len(), 8_000_000);
-    // Without a terminal on our side kubectl says so, and the command has one all the same.
-    let done = kubectl.words(&[
-        "exec",
-        "-t",
-        "p",
-        "--",
-        "sh",
-        "-c",
-        "test -t 1 && stty size",
-    ]);
-    assert_eq!(done.stdout.trim_end(), "24 80", "{done:?}");
     // It runs among the container's processes and goes with them.
     let script =
         "setsid sh -c 'echo $$ > pid; exec sleep infinity' & until [ -s pid ]; do :; done; cat pid";

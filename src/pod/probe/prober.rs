@@ -3,8 +3,8 @@
 //! | in | from |
 //! |---|---|
 //! | [`Command`] | pod workers: containers to look after, and to forget |
-//! | ends of looks | its own short tasks, one for each look in progress |
-//! | one timer | the next look of all |
+//! | ends of looks | itself: looks are polled by this one task, since a task a look would wake a thread a look |
+//! | one timer | the next looks of all, a few hundredths of a second at a time |
 //!
 //! | out | to |
 //! |---|---|
@@ -17,9 +17,13 @@ use std::{
     time::Duration,
 };
 
+use futures::{
+    StreamExt,
+    future::{AbortHandle, Abortable, Aborted, BoxFuture},
+    stream::FuturesUnordered,
+};
 use tokio::{
     sync::mpsc,
-    task::{AbortHandle, JoinSet},
     time::{Instant, sleep_until},
 };
 
@@ -30,6 +34,8 @@ use super::{
 };
 use crate::container::Handle;
 
+/// Looks that are due within this time are begun together.
+const GRAIN: Duration = Duration::from_millis(20);
 /// Failures of one probe that are told in a row, and how long it takes to earn one more: the kubelet's, whose API
 /// servers have to live with thousands of probes that fail each second.
 const NOTICES: u32 = 25;
@@ -125,7 +131,7 @@ impl Prober {
             client,
             watched: HashMap::new(),
             timer: BinaryHeap::new(),
-            looks: JoinSet::new(),
+            looks: FuturesUnordered::new(),
         };
         let prober = Self {
             commands,
@@ -192,7 +198,7 @@ struct Task {
     watched: HashMap<u64, Watched>,
     /// When to look at whom. An entry that is not its container's moment any more is passed over.
     timer: BinaryHeap<Reverse<(Duration, u64)>>,
-    looks: JoinSet<Seen>,
+    looks: FuturesUnordered<Abortable<BoxFuture<'static, Seen>>>,
 }
 
 impl Task {
@@ -202,20 +208,19 @@ impl Task {
     async fn run(mut self, mut asked: mpsc::UnboundedReceiver<Command>) {
         loop {
             let next = self.timer.peek().map(|Reverse((at, _))| *at);
-            let wake = next.map(|at| self.epoch + at.saturating_sub(Self::OFFSET));
+            let wake = next.map(|at| self.epoch + grain(at.saturating_sub(Self::OFFSET)));
             tokio::select! {
                 // Cancel-safe per docs on `recv`.
                 command = asked.recv() => match command {
                     Some(command) => self.take(command),
                     None => return,
                 },
-                // Cancel-safe per docs on `join_next`.
-                Some(seen) = self.looks.join_next() => {
-                    // One that was aborted has nobody left to be told.
-                    if let Ok(seen) = seen {
-                        self.seen(seen);
-                    }
-                }
+                // Cancel-safe: what is ready stays so until it is taken.
+                Some(seen) = self.looks.next() => match seen {
+                    Ok(seen) => self.seen(seen),
+                    // Nobody is left to be told.
+                    Err(Aborted) => {}
+                },
                 // Cancel-safe: made anew each time.
                 () = async { sleep_until(wake.unwrap_or_else(Instant::now)).await }, if wake.is_some() => {
                     self.look_around();
@@ -295,11 +300,13 @@ impl Task {
             for kind in watched.tracker.take_due(now) {
                 let (client, handle) = (self.client.clone(), watched.target.handle.clone());
                 let probes = watched.target.probes.clone();
-                let look = self.looks.spawn(async move {
+                let look: BoxFuture<'static, Seen> = Box::pin(async move {
                     let outcome = look(&probes, kind, &handle, &client).await;
                     Seen { id, kind, outcome }
                 });
-                watched.looks[kind as usize] = Some(look);
+                let (abort, registration) = AbortHandle::new_pair();
+                self.looks.push(Abortable::new(look, registration));
+                watched.looks[kind as usize] = Some(abort);
             }
             self.schedule(id);
         }
@@ -335,6 +342,13 @@ impl Task {
         }
         self.schedule(id);
     }
+}
+
+/// The end of the grain that a moment lies in.
+fn grain(at: Duration) -> Duration {
+    let size = GRAIN.as_nanos();
+    let end = at.as_nanos().div_ceil(size).saturating_mul(size);
+    Duration::from_nanos(u64::try_from(end).unwrap_or(u64::MAX))
 }
 
 /// A place between 0 and 1 that spreads the containers of an agent evenly (the fractional parts of multiples of the
@@ -382,6 +396,15 @@ mod tests {
             .filter(|second| bucket.take(Duration::from_secs(1_000_000 + second)))
             .count();
         assert_eq!(told, 25 + 3);
+    }
+
+    #[test]
+    fn a_moment_is_put_off_by_less_than_a_grain() {
+        for micros in [0, 1, 19_999, 20_000, 20_001, 1_234_567] {
+            let at = Duration::from_micros(micros);
+            let end = grain(at);
+            assert!(end >= at && end < at + GRAIN, "{at:?} {end:?}");
+        }
     }
 
     #[test]

@@ -12,6 +12,14 @@ pub fn out(text: &[u8]) -> io::Result<()> {
     stdout.flush()
 }
 
+/// Writes `text` to stderr as it is.
+///
+/// # Errors
+/// What the write gives.
+pub fn err(text: &[u8]) -> io::Result<()> {
+    io::stderr().lock().write_all(text)
+}
+
 /// Writes a line to stdout.
 ///
 /// # Errors

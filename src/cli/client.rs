@@ -149,6 +149,26 @@ pub enum TopKind {
     Pods,
 }
 
+/// Run a command in a container.
+#[derive(Debug, Args)]
+pub struct ExecArgs {
+    /// The cluster
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
+    /// The pod
+    #[arg(value_name = "POD")]
+    pub pod: String,
+    /// The container [default: the pod's only one]
+    #[arg(short, long, value_name = "NAME")]
+    pub container: Option<String>,
+    /// Pass standard input on
+    #[arg(short = 'i', long)]
+    pub stdin: bool,
+    /// The command, after `--`
+    #[arg(value_name = "COMMAND", last = true, required = true)]
+    pub command: Vec<String>,
+}
+
 /// Delete objects and wait until they are gone.
 #[derive(Debug, Args)]
 pub struct DeleteArgs {

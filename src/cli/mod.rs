@@ -9,8 +9,8 @@ mod up;
 
 pub use agent::{AgentArgs, Semantics, WalltimeArgs};
 pub use client::{
-    ApplyArgs, ClusterArgs, DeleteArgs, DescribeArgs, GetArgs, LogsArgs, OutputFormat, SelectArgs,
-    TopArgs, TopKind,
+    ApplyArgs, ClusterArgs, DeleteArgs, DescribeArgs, ExecArgs, GetArgs, LogsArgs, OutputFormat,
+    SelectArgs, TopArgs, TopKind,
 };
 pub use hostpipe::{HostpipeArgs, HostpipeDir, HostpipeSendArgs, HostpipeVerb};
 pub use resources::ResourceArgs;
@@ -57,6 +57,8 @@ pub enum Verb {
     Logs(LogsArgs),
     /// Print what nodes or pods use
     Top(TopArgs),
+    /// Run a command in a container
+    Exec(ExecArgs),
     /// Delete objects and wait until they are gone
     Delete(DeleteArgs),
 }

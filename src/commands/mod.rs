@@ -5,6 +5,7 @@ pub mod apply;
 pub mod delete;
 pub mod describe;
 mod engine;
+pub mod exec;
 pub mod get;
 pub mod hostpipe;
 pub mod logs;
@@ -34,6 +35,7 @@ pub async fn run(cli: Cli) -> Exit {
         Verb::Describe(args) => describe::run(args).await,
         Verb::Logs(args) => logs::run(args).await,
         Verb::Top(args) => top::run(args).await,
+        Verb::Exec(args) => exec::run(args).await,
         Verb::Delete(args) => delete::run(args).await,
     };
     result.unwrap_or_else(|error| {

@@ -62,6 +62,38 @@ fn an_object_is_applied_printed_described_and_deleted() {
 }
 
 #[test]
+fn a_command_runs_in_a_container_and_gives_its_exit_code() {
+    let up = Up::of(VK_CMD).start();
+    let file = manifest(
+        &up,
+        "pod.yaml",
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: p}\nspec:\n  containers:\n  \
+         - {name: c, image: host, command: [sleep, infinity]}\n",
+    );
+    up.client(&format!("apply -f {file}")).ok();
+    let done = testkit::eventually("the container runs", || {
+        let done = up.client("exec p -- cat /nowhere");
+        if done.stderr.contains("/nowhere") {
+            Ok(done)
+        } else {
+            Err(done)
+        }
+    });
+    assert_eq!((done.code, done.stdout.as_str()), (1, ""));
+    assert_eq!(up.client("exec p -c c -- echo here").ok(), "here\n");
+    let missing = up.client("exec p -- no-such-program").fails_with(1);
+    assert!(
+        missing.contains("executable file not found in $PATH"),
+        "{missing}"
+    );
+    let nobody = up.client("exec nobody -- true").fails_with(1);
+    assert!(
+        nobody.contains("cannot run a command in pod nobody"),
+        "{nobody}"
+    );
+}
+
+#[test]
 fn what_is_wrong_is_said_with_its_place_and_exit_code_2() {
     let up = Up::of(VK_CMD).start();
     let file = manifest(&up, "bad.yaml", "kind: Pod\nmetadata: {name: p}\n");

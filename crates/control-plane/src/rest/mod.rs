@@ -37,8 +37,8 @@ use crate::registry::Registry;
 use crate::resource::{ResourceDef, table};
 use kubelet::KubeletClient;
 use metrics::Metrics;
-use usage::Usage;
 use tokio_util::task::TaskTracker;
+use usage::Usage;
 
 /// What requests are answered with: one for the server, shared by all its connections.
 #[derive(Debug)]

@@ -4,7 +4,7 @@ CARGO ?= cargo
 BIN := target/fast/vk-cmd
 STATE ?= target/quickstart
 
-.PHONY: help quickstart build test fmt lint deny doc release bench conformance test-kubernetes clean tools
+.PHONY: help quickstart build test fmt lint deny doc release quick bench conformance test-kubernetes clean tools
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -49,6 +49,9 @@ conformance: build ## the official conformance suite against the embedded API se
 
 release: tools ## the static binary: target/x86_64-unknown-linux-musl/release/vk-cmd
 	$(CARGO) build --locked --release --target x86_64-unknown-linux-musl --bin vk-cmd
+
+quick: ## the container image (images/base); BASE, TAG, IMAGE, BUILDER are variables
+	$(MAKE) -C images/base quick
 
 clean:
 	$(CARGO) clean

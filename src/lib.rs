@@ -19,3 +19,4 @@ pub mod printer;
 pub mod quantity;
 pub mod settings;
 pub mod site;
+pub mod tunnel;

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use vk_cmd::cli::Cli;
+use vk_cmd::cli::{Cli, legacy};
 use vk_cmd::{commands, exit::Exit, logging, printer};
 
 /// After a burst of pods the C library's allocator keeps most of the memory that the burst
@@ -27,12 +27,33 @@ fn main() -> ExitCode {
         Some(verb) if verb == vk_cmd::hostpipe::ANSWER_VERB => {
             return vk_cmd::container::launch::hostpipe::answer::main(args.collect());
         }
+        Some(verb) if verb == "entrypoint" => {
+            let rest: Vec<_> = args.collect();
+            match commands::entrypoint::enter::enter(&rest) {
+                Ok(None) => {}
+                Ok(Some(code)) => return code,
+                Err(error) => {
+                    printer::note(format!("error: {error}"));
+                    return Exit::Usage.into();
+                }
+            }
+        }
         _ => {}
     }
     if let Some(code) = vk_cmd::init::run() {
         return code;
     }
-    let cli = Cli::parse();
+    let cli = if legacy::is_called(std::env::args_os().next().as_ref()) {
+        match legacy::translate(std::env::args_os().skip(1).collect()) {
+            Ok(line) => Cli::parse_from(line),
+            Err(error) => {
+                printer::note(format!("error: {error}"));
+                return Exit::Usage.into();
+            }
+        }
+    } else {
+        Cli::parse()
+    };
     if let Err(problem) = logging::init(&cli.log) {
         printer::note(format!(
             "error: --log: {:?} is not a filter: {problem}",

@@ -18,7 +18,7 @@ pub enum Semantics {
 }
 
 /// Run the node agent: register a node with the cluster of a kubeconfig and run its pods.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct AgentArgs {
     /// The kubeconfig of the cluster to join [default: $HOME/.kube/config]
     #[arg(long, value_name = "FILE", env = env::KUBECONFIG)]
@@ -87,7 +87,7 @@ pub struct AgentArgs {
 }
 
 /// How a node ends.
-#[derive(Debug, Default, Args)]
+#[derive(Clone, Debug, Default, Args)]
 pub struct WalltimeArgs {
     /// How long the node lives, in seconds: a multiple of 60, or 0 for no limit
     #[arg(long, value_name = "SECONDS", env = env::JIRIAF_WALLTIME, allow_hyphen_values = true)]

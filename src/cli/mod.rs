@@ -2,7 +2,9 @@
 
 mod agent;
 mod client;
+mod entrypoint;
 mod hostpipe;
+pub mod legacy;
 mod resources;
 mod site;
 mod up;
@@ -12,6 +14,7 @@ pub use client::{
     ApplyArgs, ClusterArgs, DeleteArgs, DescribeArgs, ExecArgs, GetArgs, LogsArgs, OutputFormat,
     SelectArgs, TopArgs, TopKind,
 };
+pub use entrypoint::EntrypointArgs;
 pub use hostpipe::{HostpipeArgs, HostpipeDir, HostpipeSendArgs, HostpipeVerb};
 pub use resources::ResourceArgs;
 pub use site::{
@@ -45,6 +48,8 @@ pub enum Verb {
     Agent(Box<AgentArgs>),
     /// Site profiles, and what this machine can do
     Site(SiteVerb),
+    /// Run as an image's entrypoint: tunnels, hostpipe, agent
+    Entrypoint(Box<EntrypointArgs>),
     /// Run commands on the host from within a container
     Hostpipe(HostpipeArgs),
     /// Create or change objects from files

@@ -5,7 +5,7 @@ use clap::Args;
 use crate::settings::env;
 
 /// Logs, data of pods that are over, eviction.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Resources")]
 pub struct ResourceArgs {
     /// How large a container's log grows before it is rotated

@@ -15,7 +15,8 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use tokio::sync::oneshot;
 
-use crate::agent::{self, AgentSettings, Outcome, Service, Shutdown};
+use super::signals::Signals;
+use crate::agent::{self, AgentSettings, Hostpipe, Outcome, Service, Shutdown};
 use crate::cli::{AgentArgs, Semantics};
 use crate::exit::{Exit, UsageError};
 use crate::kubelet_api::{self, Listener, ServingCertificate};
@@ -33,6 +34,34 @@ pub const TAINT_KEY: &str = "virtual-kubelet.io/provider";
 /// # Errors
 /// Wrong settings, a kubeconfig that cannot be used, a port that is taken.
 pub async fn run(args: AgentArgs) -> Result<Exit> {
+    run_with(args, &Outfit::default()).await
+}
+
+/// What an agent has around it besides its settings.
+#[derive(Debug, Default)]
+pub(super) struct Outfit {
+    /// The way to the host.
+    pub(super) hostpipe: Option<Hostpipe>,
+    /// What others say in the node's status.
+    pub(super) board: Board,
+}
+
+/// Runs the agent, anew where the host behind its pipe has changed, until a signal ends it.
+pub(super) async fn run_with(args: AgentArgs, outfit: &Outfit) -> Result<Exit> {
+    let mut signals = super::signals::Signals::install()?;
+    loop {
+        let (exit, outcome) = run_once(args.clone(), outfit, &mut signals).await?;
+        if outcome != Outcome::HostChanged {
+            return Ok(exit);
+        }
+    }
+}
+
+async fn run_once(
+    args: AgentArgs,
+    outfit: &Outfit,
+    signals: &mut Signals,
+) -> Result<(Exit, Outcome)> {
     let site = crate::settings::site::resolve(&args.site)?;
     let config = AgentConfig::resolve(args)?;
     let kube = read_kubeconfig(&config).await?;
@@ -72,17 +101,23 @@ pub async fn run(args: AgentArgs) -> Result<Exit> {
     settings.kill_wait = walltime.kill_wait;
     // Where the name is the job's, the object goes with it; elsewhere the next agent takes it up again.
     settings.remove_node = walltime.drain_on_exit;
+    if outfit.hostpipe.as_ref().is_some_and(|pipe| pipe.everything) {
+        // The home of pods is the host's, where we cannot make links.
+        settings.home = None;
+    }
+    settings.hostpipe.clone_from(&outfit.hostpipe);
+    settings.board = outfit.board.clone();
     let shutdown = Shutdown::default();
-    let signals = super::signals::Signals::install()?;
     let outcome = tokio::select! {
         // Not polled again after it ended; the other arm never ends.
         outcome = agent::run(settings, shutdown.clone()) => outcome?,
         never = signals.steer(&shutdown, walltime.drain_on_exit) => match never {},
     };
-    Ok(match outcome {
+    let exit = match outcome {
         Outcome::Drained | Outcome::Aborted => Exit::Success,
         Outcome::SteppedDown | Outcome::HostChanged => Exit::Failure,
-    })
+    };
+    Ok((exit, outcome))
 }
 
 /// How long all may take that runs on a node which ends by hand.

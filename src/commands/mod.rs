@@ -5,6 +5,7 @@ pub mod apply;
 pub mod delete;
 pub mod describe;
 mod engine;
+pub mod entrypoint;
 pub mod exec;
 pub mod get;
 pub mod hostpipe;
@@ -29,6 +30,7 @@ pub async fn run(cli: Cli) -> Exit {
         Verb::Up(args) => up::run(*args).await,
         Verb::Agent(args) => agent::run(*args).await,
         Verb::Site(verb) => site::run(verb).await,
+        Verb::Entrypoint(args) => entrypoint::run(*args).await,
         Verb::Hostpipe(args) => hostpipe::run(args).await,
         Verb::Apply(args) => apply::run(args).await,
         Verb::Get(args) => get::run(args).await,

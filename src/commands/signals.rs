@@ -36,7 +36,7 @@ impl Signals {
     }
 
     /// Turns signals into the shutdown of an agent, for ever.
-    pub(super) async fn steer(mut self, shutdown: &Shutdown, drain: bool) -> Infallible {
+    pub(super) async fn steer(&mut self, shutdown: &Shutdown, drain: bool) -> Infallible {
         loop {
             // Cancel-safe: `Signal::recv` loses nothing.
             tokio::select! {

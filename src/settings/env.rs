@@ -28,6 +28,20 @@ pub const VK_CMD_DRAIN_WINDOW: &str = "VK_CMD_DRAIN_WINDOW";
 pub const VK_CMD_KILL_WAIT: &str = "VK_CMD_KILL_WAIT";
 /// Whether the agent ends at the end of the walltime.
 pub const VK_CMD_EXIT_AT_WALLTIME: &str = "VK_CMD_EXIT_AT_WALLTIME";
+/// The name of the node in the oldest documents; [`NODENAME`] says the same and holds where both are set.
+pub const JOBNAME: &str = "JOBNAME";
+/// The control plane's host, to which ssh tunnels are built.
+pub const CONTROL_PLANE_IP: &str = "CONTROL_PLANE_IP";
+/// The API server's port on the control plane's host, and on this one.
+pub const APISERVER_PORT: &str = "APISERVER_PORT";
+/// The ssh server's port there.
+pub const VK_CMD_SSH_PORT: &str = "VK_CMD_SSH_PORT";
+/// The private key for ssh.
+pub const VK_CMD_SSH_KEY: &str = "VK_CMD_SSH_KEY";
+/// Known host keys.
+pub const VK_CMD_SSH_KNOWN_HOSTS: &str = "VK_CMD_SSH_KNOWN_HOSTS";
+/// Set by `vk-cmd entrypoint` for itself once user and environment are settled.
+pub const VK_CMD_ENTERED: &str = "VK_CMD_ENTERED";
 /// Where `vk-cmd up` keeps its state.
 pub const VK_CMD_STATE_DIR: &str = "VK_CMD_STATE_DIR";
 /// Where `vk-cmd agent` keeps pod data.

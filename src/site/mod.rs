@@ -22,6 +22,6 @@ pub mod surroundings;
 
 pub use catalog::{Catalog, Chosen, Origin, SiteError};
 pub use label::labels;
-pub use profile::Profile;
+pub use profile::{KubeletPort, Profile, Tunnels};
 pub use settle::{EngineAccess, LaunchMode, Site};
 pub use surroundings::{Seat, Surroundings};

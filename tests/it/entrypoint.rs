@@ -1,0 +1,271 @@
+//! The entrypoint with a host end of its own: the agent has another home and no environment of the host's.
+
+use std::{
+    os::unix::{fs::symlink, process::CommandExt},
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+};
+
+use nix::{
+    sys::signal::{Signal, kill, killpg},
+    unistd::Pid,
+};
+use tempfile::TempDir;
+use testkit::{Kubectl, Up, eventually, skip};
+
+use crate::VK_CMD;
+
+const LOOP: &str = "while true; do eval \"$(cat $HOME/hostpipe/vk-cmd)\" > $HOME/hostpipe/pipeline.out \
+                    2> $HOME/hostpipe/pipeline.err; done";
+
+/// A host with a reader, and an agent in "a container": `<temp>/in` is its home, the host's is `<temp>/home`.
+struct Site {
+    temp: TempDir,
+    reader: Option<Child>,
+    agent: Option<Child>,
+}
+
+impl Site {
+    fn new(up: &Up, serve: bool) -> Self {
+        let temp = tempfile::tempdir().expect("a directory");
+        let host = temp.path().join("home/hostpipe");
+        std::fs::create_dir_all(&host).expect("mkdir");
+        std::fs::create_dir_all(temp.path().join("in")).expect("mkdir");
+        symlink(&host, temp.path().join("in/hostpipe")).expect("symlink");
+        std::fs::copy(&up.kubeconfig, host.join("kubeconfig")).expect("copied");
+        let mut site = Self {
+            temp,
+            reader: None,
+            agent: None,
+        };
+        site.read(serve);
+        site
+    }
+
+    fn home(&self) -> PathBuf {
+        self.temp.path().join("home")
+    }
+
+    fn read(&mut self, serve: bool) {
+        let mut command = if serve {
+            let mut command = Command::new(VK_CMD);
+            command.args(["hostpipe", "serve"]);
+            command
+        } else {
+            let fifo = self.home().join("hostpipe/vk-cmd");
+            if !fifo.exists() {
+                nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).expect("a FIFO");
+            }
+            let mut command = Command::new("sh");
+            command.args(["-c", LOOP]);
+            command
+        };
+        let reader = command
+            .env_clear()
+            .env("HOME", self.home())
+            .env("PATH", std::env::var_os("PATH").expect("set"))
+            .env("ON_THE_HOST", "yes")
+            .stdin(Stdio::null())
+            .stderr(Stdio::null())
+            .process_group(0)
+            .spawn()
+            .expect("a reader");
+        self.reader = Some(reader);
+        let fifo = self.home().join("hostpipe/vk-cmd");
+        eventually("a FIFO", || fifo.exists().then_some(()).ok_or(()));
+    }
+
+    fn start_agent(&mut self) {
+        let log = std::fs::File::create(self.temp.path().join("agent.log")).expect("a log");
+        let agent = Command::new(VK_CMD)
+            .args(["entrypoint", "--site", "jiriaf2301"])
+            .env_clear()
+            .env("PATH", "/usr/bin:/bin")
+            .env("HOME", self.temp.path().join("in"))
+            .env("JOBNAME", "vk-lin")
+            .env("KUBELET_PORT", "0")
+            .stdin(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .expect("an agent");
+        self.agent = Some(agent);
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.temp.path().join("agent.log")).unwrap_or_default()
+    }
+
+    fn stop_reader(&mut self) {
+        if let Some(mut reader) = self.reader.take() {
+            let _ = killpg(Pid::from_raw(reader.id().cast_signed()), Signal::SIGKILL);
+            reader.wait().expect("our child");
+        }
+    }
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        if let Some(mut agent) = self.agent.take() {
+            let _ = agent.kill();
+            let _ = agent.wait();
+        }
+        self.stop_reader();
+        testkit::end_processes_of(self.temp.path());
+    }
+}
+
+fn pod(name: &str, command: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec:\n  restartPolicy: Never\n  \
+         nodeSelector: {{kubernetes.io/role: agent}}\n  tolerations: [{{key: virtual-kubelet.io/provider, value: mock, \
+         effect: NoSchedule}}]\n  containers:\n  - {{name: c1, image: host, command: [{command:?}]}}\n"
+    )
+}
+
+fn wait(kubectl: &Kubectl, site: &Site, name: &str, phase: &str) {
+    eventually("the pod's end", || {
+        let line = format!("get pod {name} -o jsonpath={{.status.phase}}");
+        let found = kubectl.run(&line).stdout;
+        if found == phase {
+            Ok(())
+        } else {
+            Err((found, site.log()))
+        }
+    });
+}
+
+fn site_runs_pods(serve: bool) {
+    let up = Up::of(VK_CMD).args(&["--no-node"]).start();
+    let Some(kubectl) = up.kubectl() else {
+        return skip!("kubectl is missing");
+    };
+    let mut site = Site::new(&up, serve);
+    site.start_agent();
+    eventually("the host answers", || {
+        let path = "jsonpath={.status.conditions[?(@.type==\"HostpipeReady\")].status}";
+        let found = kubectl.words(&["get", "node", "vk-lin", "-o", path]).stdout;
+        if found == "True" {
+            Ok(())
+        } else {
+            Err((found, site.log()))
+        }
+    });
+    // A line of Table 3: run on the host, managed.
+    let line = "echo 'echo $ON_THE_HOST $HOME; exit 7' > /root/hostpipe/vk-cmd";
+    kubectl.pipe("apply -f -", &pod("p1", line)).ok();
+    wait(&kubectl, &site, "p1", "Failed");
+    let code = "jsonpath={.status.containerStatuses[0].state.terminated.exitCode}";
+    assert_eq!(kubectl.words(&["get", "pod", "p1", "-o", code]).ok(), "7");
+    let home = site.home().display().to_string();
+    assert_eq!(kubectl.run("logs p1").ok(), format!("yes {home}\n"));
+    // A delete ends what runs on the host.
+    kubectl
+        .pipe(
+            "apply -f -",
+            &pod("p2", "echo here > $HOME/p2-ran; sleep 1000"),
+        )
+        .ok();
+    eventually("it runs", || {
+        site.home()
+            .join("p2-ran")
+            .exists()
+            .then_some(())
+            .ok_or(site.log())
+    });
+    kubectl.run("delete pod p2 --grace-period=1").ok();
+    // The end of the job is the end of the agent.
+    let mut agent = site.agent.take().expect("started");
+    kill(Pid::from_raw(agent.id().cast_signed()), Signal::SIGTERM).expect("it runs");
+    assert!(agent.wait().expect("our child").success(), "{}", site.log());
+    let sockets = site.home().join("hostpipe/.vk/s");
+    let left: Vec<_> = std::fs::read_dir(sockets)
+        .expect("listed")
+        .flatten()
+        .collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[test]
+fn the_documented_one_liner_is_managed_on_the_host_of_a_serving_reader() {
+    site_runs_pods(true);
+}
+
+#[test]
+fn the_documented_one_liner_is_managed_on_the_host_of_the_old_loop() {
+    site_runs_pods(false);
+}
+
+#[test]
+fn a_pipe_without_a_reader_is_a_condition_and_an_event() {
+    let up = Up::of(VK_CMD).args(&["--no-node"]).start();
+    let Some(kubectl) = up.kubectl() else {
+        return skip!("kubectl is missing");
+    };
+    let mut site = Site::new(&up, false);
+    site.stop_reader();
+    site.start_agent();
+    let message = eventually("the condition", || {
+        let path = "jsonpath={.status.conditions[?(@.type==\"HostpipeReady\")].message}";
+        let found = kubectl.words(&["get", "node", "vk-lin", "-o", path]).stdout;
+        if found.is_empty() {
+            Err(site.log())
+        } else {
+            Ok(found)
+        }
+    });
+    assert!(message.contains("vk-cmd hostpipe serve"), "{message}");
+    eventually("the event", || {
+        let events = kubectl
+            .run("get events -o jsonpath={.items[*].reason}")
+            .stdout;
+        if events.contains("HostpipeNoReader") {
+            Ok(())
+        } else {
+            Err(events)
+        }
+    });
+    // A reader that comes later is found.
+    site.read(true);
+    kubectl
+        .pipe(
+            "apply -f -",
+            &pod("p1", "echo 'date' > $HOME/hostpipe/vk-cmd"),
+        )
+        .ok();
+    wait(&kubectl, &site, "p1", "Succeeded");
+}
+
+#[test]
+fn every_variable_of_the_tunnels_wrong_in_turn() {
+    let temp = tempfile::tempdir().expect("a directory");
+    for (name, value, problem) in [
+        ("APISERVER_PORT", "0", "is not a port"),
+        ("APISERVER_PORT", "70000", "is not a port"),
+        ("KUBELET_PORT", "70000", "is not a port"),
+        ("KUBELET_PORT", "0", "names no port for the reverse tunnel"),
+        ("NODENAME", "Not_Valid", "cannot be the name of a node"),
+        ("VKUBELET_POD_IP", "here", "is not an IP address"),
+        ("VK_CMD_SITE", "jlab", "is no known site"),
+    ] {
+        let output = Command::new(VK_CMD)
+            .arg("entrypoint")
+            .env_clear()
+            .env("PATH", "/usr/bin:/bin")
+            .env("HOME", temp.path())
+            .env("CONTROL_PLANE_IP", "localhost")
+            .env("KUBELET_PORT", "10250")
+            .env("VK_CMD_SITE", "local")
+            .env(name, value)
+            .stdin(Stdio::null())
+            .output()
+            .expect("it runs");
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{name}={value}: {error}");
+        for word in [value, problem, "environment"] {
+            assert!(
+                error.contains(word),
+                "{name}={value}: no {word:?} in {error}"
+            );
+        }
+    }
+}

@@ -155,7 +155,7 @@ pub(super) async fn settle(
         }
         .boxed()
     });
-    let job = super::engine::job(&node.site, &node.base);
+    let job = super::engine::job(&node.site, &node.base, None);
     // What the user says holds against what was found out.
     let mut labels = crate::site::labels(&node.site);
     labels.extend(node.labels);

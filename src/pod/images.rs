@@ -18,9 +18,10 @@ use super::{
 use crate::container::{
     ContainerSpec,
     engine::{
-        Auth, Bind, Call, Engine, EngineClient, Gpus, Image, Kind as Engines, Output, Request,
+        self, Auth, Bind, Call, Engine, EngineClient, Gpus, Image, Kind as Engines, Output, Request,
     },
 };
+use crate::hostpipe;
 
 /// The kubelet's pause after a failed pull, and its longest.
 const FIRST_PAUSE: Duration = Duration::from_secs(10);
@@ -58,12 +59,8 @@ pub enum Source {
 pub struct Images {
     engine: Engine,
     sources: BTreeMap<String, Source>,
-    /// What image containers get of the job's environment.
-    environment: Vec<(String, String)>,
-    /// Paths that every image container sees.
-    binds: Vec<Bind>,
-    /// The user's home, where containers see it.
-    home: Option<String>,
+    job: Job,
+    via: Via,
     /// One pull at a time, as a kubelet does by default: a second one of the same image then finds it there.
     turn: Semaphore,
     failures: Mutex<HashMap<(String, String), Failure>>,
@@ -75,12 +72,32 @@ pub struct Parts {
     pub engine: Engine,
     /// What the site has for a name; `*` at the end of one stands for any rest.
     pub sources: BTreeMap<String, Source>,
-    /// What image containers get of the job's environment.
-    pub environment: Vec<(String, String)>,
-    /// Paths that every image container sees.
+    /// What containers see of the job.
+    pub job: Job,
+    /// Who starts the engine's programs.
+    pub via: Via,
+}
+
+/// What image containers see of the job.
+#[derive(Clone, Debug, Default)]
+pub struct Job {
+    /// Variables that they get; `*` at the end of a name stands for any rest.
+    pub pass: Vec<String>,
+    /// Variables that every one gets.
+    pub set: BTreeMap<String, String>,
+    /// Paths; a variable may begin the source.
     pub binds: Vec<Bind>,
-    /// The user's home, where containers see it.
-    pub home: Option<String>,
+    /// Whether they see the home.
+    pub home: bool,
+}
+
+/// Who starts an engine's programs.
+#[derive(Clone, Debug)]
+pub enum Via {
+    /// The agent itself.
+    Here,
+    /// The host, behind the hostpipe.
+    Host(hostpipe::Client),
 }
 
 struct Failure {
@@ -131,16 +148,14 @@ impl Images {
         let Parts {
             engine,
             sources,
-            environment,
-            binds,
-            home,
+            job,
+            via,
         } = parts;
         Self {
             engine,
             sources,
-            environment,
-            binds,
-            home,
+            job,
+            via,
             turn: Semaphore::new(1),
             failures: Mutex::default(),
         }
@@ -186,6 +201,18 @@ impl Images {
             tell(false, "BackOff", message.clone());
             return Err(waiting("ImagePullBackOff", message));
         }
+        let nobody = Auth::default();
+        let auth = match self.via {
+            Via::Host(_) if !auth.is_empty() => {
+                let message = format!(
+                    "Pull secrets do not reach {} on the host: the hostpipe has no way for them; log in there",
+                    self.engine.kind
+                );
+                tell(true, "FailedToRetrieveImagePullSecret", message);
+                &nobody
+            }
+            _ => auth,
+        };
         let asked = Instant::now();
         // Never closed.
         let _turn = self.turn.acquire().await;
@@ -290,10 +317,38 @@ impl Images {
     }
 
     async fn run(&self, call: &Call, patience: Duration) -> Result<Output, String> {
-        let progress = |line: &str| tracing::debug!(line, "engine");
-        call.run(patience, progress)
+        let client = match &self.via {
+            Via::Here => {
+                let progress = |line: &str| tracing::debug!(line, "engine");
+                let ran = call.run(patience, progress).await;
+                return ran.map_err(|error| error.to_string());
+            }
+            Via::Host(client) => client,
+        };
+        // The host has its own environment; what the profile sets comes over it.
+        let mut argv = Vec::new();
+        if !self.engine.environment.is_empty() {
+            let set = self.engine.environment.iter();
+            argv.push("env".to_owned());
+            argv.extend(set.map(|(name, value)| format!("{name}={value}")));
+        }
+        argv.extend(call.argv.iter().cloned());
+        let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+        let code = tokio::time::timeout(patience, client.run(argv, &mut stdout, &mut stderr))
             .await
-            .map_err(|error| error.to_string())
+            .map_err(|_| format!("no end within {} s on the host", patience.as_secs()))?
+            .map_err(|error| error.to_string())?;
+        let stderr = String::from_utf8_lossy(&stderr);
+        let lines: Vec<&str> = stderr
+            .lines()
+            .map(str::trim)
+            .filter(|line| !line.is_empty())
+            .collect();
+        Ok(Output {
+            code: Some(code),
+            stdout: String::from_utf8_lossy(&stdout).into_owned(),
+            stderr: lines[lines.len().saturating_sub(5)..].join("; "),
+        })
     }
 
     fn pausing(&self, key: &(String, String)) -> Option<String> {
@@ -346,6 +401,7 @@ impl Images {
             binds,
             name,
             cwd,
+            inherited,
         } = asked;
         let expand = |text: &String| {
             super::env::expand::references(text, |name| own.get(name).map(String::as_str))
@@ -354,10 +410,35 @@ impl Images {
             words.iter().flatten().map(expand).collect()
         };
         let command = Some(list(&container.command)).filter(|words| !words.is_empty());
-        let mut environment: BTreeMap<String, String> = self.environment.iter().cloned().collect();
+        let lookup = |name: &str| {
+            let found = inherited.iter().find(|it| it.0 == name);
+            found.map(|it| it.1.as_str())
+        };
+        let passed = inherited
+            .iter()
+            .filter(|(name, _)| engine::passes(&self.job.pass, name));
+        let mut environment: BTreeMap<String, String> = passed.cloned().collect();
+        environment.extend(self.job.set.clone());
         environment.extend(own.clone());
-        let mut all = self.binds.clone();
+        // One whose variable is not set has nothing to show.
+        let of_site = self.job.binds.iter().map(|bind| Bind {
+            source: engine::expand(&bind.source, lookup),
+            target: engine::expand(&bind.target, lookup),
+            read_only: bind.read_only,
+        });
+        let mut all: Vec<Bind> = of_site
+            .filter(|bind| bind.source.starts_with('/'))
+            .collect();
         all.extend(binds);
+        let mut client = self.engine.clone();
+        if let Via::Host(_) = self.via {
+            let there = inherited
+                .iter()
+                .filter(|(name, _)| engine::is_for_engines(name));
+            let own = std::mem::take(&mut client.environment);
+            client.environment = there.cloned().collect();
+            client.environment.extend(own);
+        }
         let request = Request {
             name,
             image,
@@ -369,7 +450,7 @@ impl Images {
             user: user(pod, container),
             groups: groups(pod),
             gpus: gpus(container, own),
-            home: self.home.clone(),
+            home: lookup("HOME").filter(|_| self.job.home).map(str::to_owned),
             read_only: container
                 .security_context
                 .as_ref()
@@ -380,14 +461,19 @@ impl Images {
             stdin: container.stdin == Some(true),
             tty: container.tty == Some(true),
         };
-        let invocation = self
-            .engine
+        let invocation = client
             .run(&request)
             .map_err(|error| waiting("CreateContainerConfigError", error.to_string()))?;
         let mut spec = ContainerSpec::new(invocation.argv.clone(), invocation.env.clone(), cwd);
-        let environment = self.engine.environment.clone().into_iter().collect();
+        let environment = client.environment.into_iter().collect();
+        spec.on_host = matches!(self.via, Via::Host(_));
         spec.engine = Some(Box::new(EngineClient::new(invocation, environment)));
         Ok(spec)
+    }
+
+    /// Whether the engine is on the host, behind the hostpipe.
+    pub fn is_on_host(&self) -> bool {
+        matches!(self.via, Via::Host(_))
     }
 
     /// What admission is told.
@@ -424,6 +510,8 @@ pub struct Asked<'a> {
     pub name: String,
     /// The directory that the client runs in.
     pub cwd: &'a Path,
+    /// The environment that processes start from where the engine is.
+    pub inherited: &'a [(String, String)],
 }
 
 /// The engine's name for a container: unique on the host, and found by its pod's UID.

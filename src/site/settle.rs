@@ -115,7 +115,7 @@ fn engine(profile: &Profile, seat: Seat, launch: LaunchMode, here: &Surroundings
     let find = |kind: Kind| super::surroundings::find_program(&written(kind), path);
     let here_too = match profile.engine.kind {
         // Nested Shifter does not exist: it is set-uid, and its containers get no new privileges.
-        EngineChoice::Use(Kind::Shifter) => seat == Seat::Host,
+        EngineChoice::Use(Kind::Shifter) if seat == Seat::Inside(Kind::Shifter) => false,
         EngineChoice::Use(kind) => find(kind).is_some(),
         EngineChoice::Auto | EngineChoice::None => !here.engines.is_empty(),
     };
@@ -182,18 +182,6 @@ const NONE: &str = "the site's profile says engine.kind: none";
 
 /// `~` and `$NAME` at the start of a path; as it stands where there is no such variable.
 pub fn expand(path: &str, here: &Surroundings) -> String {
-    let (name, rest) = match path.strip_prefix('~') {
-        Some(rest) => ("HOME", rest),
-        None => match path.strip_prefix('$') {
-            Some(after) => {
-                let end = after.find('/').unwrap_or(after.len());
-                (after[..end].trim_matches(['{', '}']), &after[end..])
-            }
-            None => return path.to_owned(),
-        },
-    };
-    match here.environment.get(name) {
-        Some(value) => format!("{value}{rest}"),
-        None => path.to_owned(),
-    }
+    let lookup = |name: &str| here.environment.get(name).map(String::as_str);
+    crate::container::engine::expand(path, lookup)
 }

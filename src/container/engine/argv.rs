@@ -12,6 +12,8 @@ use super::{
     request::{Bind, Engine, Gpus, Image, Invocation, Request, Unsupported},
 };
 
+/// Where programs are in most images; what container runtimes take.
+const IMAGE_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// The first of the files that a command finds open.
 const FIRST_FILE: &str = "/proc/self/fd/3";
 
@@ -362,6 +364,8 @@ impl Engine {
         }
         let workdir = request.workdir.as_deref().unwrap_or("/");
         options.push(format!("--cd={workdir}"));
+        // The host's programs are not in the image; what the image and the pod say comes over it.
+        options.push(format!("--set-env=PATH={IMAGE_PATH}"));
         if *environment {
             options.push("--set-env".to_owned());
         }

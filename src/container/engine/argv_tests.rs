@@ -126,7 +126,7 @@ fn a_plain_container_of_each_engine() {
     );
     assert_eq!(
         lines(Kind::Charliecloud),
-        "ch-run --cd=/ --set-env /images/a -- sh -c echo a b"
+        "ch-run --cd=/ --set-env=PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin --set-env /images/a -- sh -c echo a b"
     );
 }
 
@@ -249,6 +249,7 @@ fn charliecloud_with_all_that_can_be_asked_for() {
 --bind=/host/a,b:/etc/conf
 --bind=/home/u:/home/u
 --cd=/work
+--set-env=PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 --set-env
 --env-no-expand
 --set-env=/proc/self/fd/3

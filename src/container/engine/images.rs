@@ -249,7 +249,7 @@ impl Engine {
                 let mut pull = self.with(&["pull"]);
                 pull.extend(self.pull_args.iter().cloned());
                 pull.extend(["@".to_owned(), format!("docker://{reference}")]);
-                self.into_place(&format!("{}.sif", file_name(reference)), pull)
+                self.put_in_place(&format!("{}.sif", file_name(reference)), pull)
             }
             Kind::Shifter => vec![
                 self.shifterimg(),
@@ -265,7 +265,7 @@ impl Engine {
                 }
                 pull.extend(self.pull_args.iter().cloned());
                 pull.extend(words(&["pull", reference, "@"]));
-                self.into_place(&file_name(reference), pull)
+                self.put_in_place(&file_name(reference), pull)
             }
         };
         Call { argv, env, stdin }
@@ -276,7 +276,7 @@ impl Engine {
         self.kind != Kind::Shifter
     }
 
-    fn into_place(&self, name: &str, pull: Vec<String>) -> Vec<String> {
+    fn put_in_place(&self, name: &str, pull: Vec<String>) -> Vec<String> {
         let mut argv = words(&["sh", "-c", INTO_PLACE, "pull", &self.image_dir, name]);
         argv.extend(pull);
         argv
@@ -503,7 +503,7 @@ mod tests {
         let mut engine = engine(Kind::Apptainer, "x");
         engine.image_dir = temp.path().join("im ages").to_string_lossy().into_owned();
         let run = async |script: &str| {
-            let argv = engine.into_place("n", words(&["sh", "-c", script, "sh", "@"]));
+            let argv = engine.put_in_place("n", words(&["sh", "-c", script, "sh", "@"]));
             engine
                 .call(argv)
                 .run(Duration::from_secs(30), |_| ())

@@ -7,10 +7,12 @@
 //! | `client` | what a supervisor does for an engine's client |
 //! | `report` | what an engine says of an end |
 //! | `images` | whether an image is there, and how it is pulled |
+//! | `heed` | variables: for engines, for containers, in paths |
 //! | `argv` | the command lines that ask it, pure |
 
 mod argv;
 mod client;
+mod heed;
 mod images;
 mod report;
 mod request;
@@ -19,6 +21,7 @@ use std::fmt;
 
 pub(in crate::container) use client::settle_left;
 pub use client::{EngineClient, ExecPrefix};
+pub use heed::{expand, is_for_engines, passes};
 pub use images::{Auth, Call, Output, registry};
 pub use report::End;
 pub use request::{Bind, Engine, Gpus, Image, Invocation, Request, Unsupported};

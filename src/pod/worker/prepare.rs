@@ -118,6 +118,7 @@ fn in_engine(
         .container(&uid, &container.name)
         .and_then(|dir| dir.create().map(|()| dir));
     let dir = dir.map_err(|error| create_error(chain(&error)))?;
+    let (host, _) = context.host.for_container(images.is_on_host());
     let mut binds = Vec::new();
     for it in mounted(container, &dir, Layout::Engine, resolved)? {
         // Nobody asked for it, and most images have no place for it.
@@ -153,6 +154,7 @@ fn in_engine(
         binds,
         name: images::engine_name(&uid, &container.name, attempt),
         cwd: &dir.path(),
+        inherited: &host.environment,
     };
     images.spec(asked)
 }

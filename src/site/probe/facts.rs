@@ -362,7 +362,7 @@ fn clock() -> Option<bool> {
     let mut timex: nix::libc::timex = unsafe { std::mem::zeroed() };
     // SAFETY: the pointer is to a timex of our own.
     let state = unsafe { nix::libc::adjtimex(&raw mut timex) };
-    (state >= 0).then(|| timex.status & nix::libc::STA_UNSYNC == 0)
+    (state >= 0).then_some(timex.status & nix::libc::STA_UNSYNC == 0)
 }
 
 fn hostpipe(dir: &Path) -> Option<(PathBuf, Result<bool, String>)> {
@@ -402,8 +402,8 @@ fn directory(name: &str, path: &Path) -> Directory {
         ahead_ms: 0,
     };
     if let Ok(stat) = nix::sys::statfs::statfs(path) {
-        facts.kind = file_system(i64::from(stat.filesystem_type().0));
-        facts.free = stat.blocks_available() * u64::try_from(stat.block_size()).unwrap_or(0);
+        facts.kind = file_system(whole(stat.filesystem_type().0));
+        facts.free = stat.blocks_available() * whole::<_, u64>(stat.block_size());
     }
     let probe = path.join(format!(".vk-cmd-probe-{}", std::process::id()));
     if let Err(error) = fs::create_dir(&probe) {
@@ -440,6 +440,11 @@ fn unnamed(dir: &Path) -> nix::Result<()> {
         &dir.join("t"),
         AtFlags::AT_SYMLINK_FOLLOW,
     )
+}
+
+/// Numbers of the kernel, whose types differ between C libraries.
+fn whole<N: TryInto<M>, M: Default>(number: N) -> M {
+    number.try_into().unwrap_or_default()
 }
 
 /// Names of magic numbers (statfs(2), and the sources of Lustre, GPFS and BeeGFS).

@@ -1,0 +1,11 @@
+//! Sites with their real parts: container engines that run what pods ask for.
+//!
+//! `make test-sites` runs `setup.sh` first, which installs the parts; a test whose part is missing says so and passes.
+
+mod engines;
+mod parts;
+mod pulls;
+mod verbs;
+
+/// The binary under test.
+const VK_CMD: &str = env!("CARGO_BIN_EXE_vk-cmd");

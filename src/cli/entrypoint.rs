@@ -16,7 +16,7 @@ pub struct EntrypointArgs {
     /// The hostpipe
     #[command(flatten)]
     pub hostpipe: HostpipeDir,
-    /// Build ssh tunnels to this host: [user@]host or a name of ssh_config
+    /// Build ssh tunnels to this host: HOST, USER@HOST or a name of ssh_config
     #[arg(long, value_name = "HOST", env = env::CONTROL_PLANE_IP)]
     pub control_plane: Option<String>,
     /// The API server's port, there and here

@@ -81,7 +81,7 @@ pub struct SiteInitArgs {
     /// The profile that holds where the new one says nothing
     #[arg(long, value_name = "NAME", default_value = "local")]
     pub base: String,
-    /// Where to write it [default: ~/.config/vk-cmd/sites/<name>.yaml; `-` for stdout]
+    /// Where to write it: by default NAME.yaml in ~/.config/vk-cmd/sites; `-` for stdout
     #[arg(long, value_name = "FILE")]
     pub file: Option<PathBuf>,
     /// Replace a file that is there

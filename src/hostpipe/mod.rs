@@ -10,7 +10,7 @@
 //! | module | idea |
 //! |---|---|
 //! | [`place`] | the directory, its checks, and what lies in it |
-//! | [`line`] | lines as the shell reads them; the documented one-liner |
+//! | [`mod@line`] | lines as the shell reads them; the documented one-liner |
 //! | [`protocol`] | what the two sides say to each other |
 //! | [`client`] | the inner side: call the host, and know who answers |
 //! | [`serve`] | the reader on the host |

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -72,7 +72,7 @@ impl NodeMeter {
             .zip(available)
             .ok_or_else(|| missing("MemTotal or MemAvailable in /proc/meminfo"))?;
         let of_host = total.saturating_sub(available);
-        let of_group = self.group.as_ref().and_then(group_working_set);
+        let of_group = self.group.as_ref().and_then(|dir| group_working_set(dir));
         let working_set = of_group.unwrap_or(of_host);
         let loadavg = fs::read_to_string("/proc/loadavg")?;
         let tasks = loadavg
@@ -118,7 +118,7 @@ fn busy_ticks(stat: &str, cores: &[usize]) -> Option<u64> {
 }
 
 /// What a control group has charged, less the files that nobody has used lately.
-fn group_working_set(dir: &PathBuf) -> Option<u64> {
+fn group_working_set(dir: &Path) -> Option<u64> {
     let number = |name: &str| -> Option<u64> {
         fs::read_to_string(dir.join(name)).ok()?.trim().parse().ok()
     };
@@ -153,8 +153,8 @@ mod tests {
             |name: &str, text: &str| fs::write(dir.path().join(name), text).expect("written");
         write("memory.current", "1000\n");
         write("memory.stat", "anon 1\ninactive_file 300\n");
-        assert_eq!(group_working_set(&dir.path().to_owned()), Some(700));
-        assert_eq!(group_working_set(&PathBuf::from("/nowhere")), None);
+        assert_eq!(group_working_set(dir.path()), Some(700));
+        assert_eq!(group_working_set(Path::new("/nowhere")), None);
     }
 
     #[test]

@@ -146,7 +146,7 @@ mod tests {
             for stays in &left {
                 prop_assert!(stays.ended_at.as_second() >= 500);
                 let younger = |it: &&Dead| it.ended_at <= stays.ended_at;
-                prop_assert!(removed.iter().all(|it| younger(it)));
+                prop_assert!(removed.iter().all(younger));
             }
         }
     }

@@ -10,7 +10,7 @@ use crate::node::pressure::Thresholds;
 use crate::quantity::Quantity;
 
 /// Logs, data of pods that are over, eviction.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Upkeep {
     /// When logs are rotated.
     pub log: LogPolicy,
@@ -18,16 +18,6 @@ pub struct Upkeep {
     pub dead: Retention,
     /// When pods are evicted.
     pub eviction: Thresholds,
-}
-
-impl Default for Upkeep {
-    fn default() -> Self {
-        Self {
-            log: LogPolicy::default(),
-            dead: Retention::default(),
-            eviction: Thresholds::default(),
-        }
-    }
 }
 
 pub use crate::pod::garbage::Retention;

@@ -131,7 +131,7 @@ fn seconds(text: &str) -> Result<Duration, UsageError> {
             return Err(bad("is not a number of seconds", &mend));
         }
     };
-    if number % 60 != 0 {
+    if !number.is_multiple_of(60) {
         let below = number / 60 * 60;
         let near = match below {
             0 => "60".to_owned(),

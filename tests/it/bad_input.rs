@@ -128,7 +128,13 @@ fn a_command_that_cannot_run_ends_the_container_with_the_cause() {
 
 #[test]
 fn an_image_that_is_none_is_refused_or_explained() {
-    let up = Up::of(VK_CMD).start();
+    let site = tempfile::tempdir().expect("a directory");
+    let file = site.path().join("bare.yaml");
+    let profile = "name: bare\nbase: local\nengine: {kind: none}\n";
+    std::fs::write(&file, profile).expect("a profile");
+    let up = Up::of(VK_CMD)
+        .args(&["--site-file", file.to_str().expect("text")])
+        .start();
     let Some(kubectl) = up.kubectl() else {
         return skip!("kubectl is missing");
     };

@@ -5,7 +5,8 @@ use testkit::{Kubectl, Up, eventually, skip};
 use crate::VK_CMD;
 
 /// A pod whose main container `c` runs a script of the volume `s`. `before` is run by an
-/// init container, in its own directory beside that of `c`.
+/// init container, in its own directory beside that of `c`; what it breaks in the volume stays
+/// so, since nobody watches a map that cannot change.
 fn pod(name: &str, before: &str, script: &str) -> String {
     let init = if before.is_empty() {
         String::new()
@@ -13,7 +14,7 @@ fn pod(name: &str, before: &str, script: &str) -> String {
         format!("  initContainers: [{{name: i, image: host, command: [sh, -c, '{before}']}}]\n")
     };
     format!(
-        "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: {name}}}\ndata:\n  s.sh: |\n    #!/bin/sh\n    {script}\n---\n\
+        "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: {name}}}\nimmutable: true\ndata:\n  s.sh: |\n    #!/bin/sh\n    {script}\n---\n\
          apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec:\n{init}  containers:\n  \
          - {{name: c, image: s, command: [sh], volumeMounts: [{{name: s, mountPath: job/one}}]}}\n  \
          volumes: [{{name: s, configMap: {{name: {name}}}}}]\n"

@@ -334,7 +334,8 @@ fn what_keeps_a_tunnel_down_is_said_with_the_mend() {
     let Some(sshd) = Sshd::new("no") else {
         return skip!("{SSHD} is missing (Debian: apt-get install openssh-server)");
     };
-    let cases: [(&str, &str, &dyn Fn(&mut TunnelSpec)); 5] = [
+    type Change<'a> = dyn Fn(&mut TunnelSpec) + 'a;
+    let cases: [(&str, &str, &Change); 5] = [
         ("HostKeyUnknown", "by hand", &|spec| {
             spec.known_hosts = Some("/dev/null".into());
         }),

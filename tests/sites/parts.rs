@@ -306,7 +306,7 @@ pub(crate) fn shifter() -> Result<Site, String> {
 }
 
 fn import(command: &[&str], root: &Path) {
-    let tar = Command::new("tar")
+    let mut tar = Command::new("tar")
         .arg("-C")
         .arg(root)
         .args(["-c", "."])
@@ -327,8 +327,9 @@ fn import(command: &[&str], root: &Path) {
     import
         .args(&command[1..])
         .args(changes)
-        .stdin(tar.stdout.expect("it is piped"));
+        .stdin(tar.stdout.take().expect("it is piped"));
     Output::of(&mut import).ok();
+    assert!(tar.wait().expect("tar ends").success());
 }
 
 fn words(words: &[&str]) -> Vec<String> {

@@ -19,7 +19,7 @@ use std::{
 
 use futures::{
     StreamExt,
-    future::{AbortHandle, Abortable, Aborted, BoxFuture},
+    future::{AbortHandle, Abortable, BoxFuture},
     stream::FuturesUnordered,
 };
 use tokio::{
@@ -216,10 +216,9 @@ impl Task {
                     None => return,
                 },
                 // Cancel-safe: what is ready stays so until it is taken.
-                Some(seen) = self.looks.next() => match seen {
-                    Ok(seen) => self.seen(seen),
-                    // Nobody is left to be told.
-                    Err(Aborted) => {}
+                // Of one that was broken off nobody is left to be told.
+                Some(seen) = self.looks.next() => if let Ok(seen) = seen {
+                    self.seen(seen);
                 },
                 // Cancel-safe: made anew each time.
                 () = async { sleep_until(wake.unwrap_or_else(Instant::now)).await }, if wake.is_some() => {

@@ -3,7 +3,7 @@
 //! | module | idea |
 //! |---|---|
 //! | [`facts`] | looking: files, system calls and short commands, each bounded in time |
-//! | [`judge`] | what the facts mean, pure |
+//! | [`mod@judge`] | what the facts mean, pure |
 
 pub mod facts;
 pub mod judge;

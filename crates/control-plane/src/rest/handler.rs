@@ -300,9 +300,9 @@ fn authorize(
 fn resource_verb(path: &ResourcePath, method: &Method, query: &Query) -> &'static str {
     let one = !path.name.is_empty();
     match method.as_str() {
-        "GET" | "HEAD" if path.subresource.is_empty() && query.is_watch() => "watch",
-        "GET" | "HEAD" if one => "get",
-        "GET" | "HEAD" => "list",
+        "GET" if path.subresource.is_empty() && query.is_watch() => "watch",
+        "GET" if one => "get",
+        "GET" => "list",
         "POST" => "create",
         "PUT" => "update",
         "PATCH" => "patch",

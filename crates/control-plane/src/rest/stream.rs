@@ -33,7 +33,6 @@ pub(super) async fn answer(call: &Call) -> Result<Response<Body>, ApiError> {
     permit_stream(call)?;
     let options = Options::parse(&call.query);
     let exec = path.subresource == "exec";
-    options.check(exec, &path.name)?;
     let pod = registry.get(call.def, &path.namespace, &path.name)?.value();
     let container = container(&pod, &path.name, &options.container)?;
     let node = pod["spec"]["nodeName"].as_str().unwrap_or_default();
@@ -43,13 +42,18 @@ pub(super) async fn answer(call: &Call) -> Result<Response<Body>, ApiError> {
             path.name
         )));
     }
+    // It is the pod's stream that is not to be found, says the real server.
+    let node = registry
+        .get(stored("", "nodes"), "", node)
+        .map_err(|_| ApiError::not_found("", "pods", node))?
+        .value();
+    options.check(exec, &path.name)?;
     if !is_websocket(&call.headers) {
         return Err(ApiError::bad_request(
             "Upgrade request required: this server streams over WebSocket (v5.channel.k8s.io, v4.channel.k8s.io), \
              which kubectl speaks from 1.31 on",
         ));
     }
-    let node = registry.get(stored("", "nodes"), "", node)?.value();
     let target = format!(
         "/{}/{}/{}/{container}?{}",
         path.subresource,

@@ -427,7 +427,7 @@ fn pod_metrics(pod: &Value, looks: &Looks) -> Option<Value> {
         .iter()
         .filter(|((in_namespace, of_pod, _), _)| in_namespace == namespace && of_pod == name)
         .collect();
-    own.sort_by(|(a, _), (b, _)| a.cmp(b));
+    own.sort_by_key(|(name, _)| *name);
     let mut containers = Vec::new();
     let mut shortest: Option<Rate> = None;
     for (key, sample) in own {

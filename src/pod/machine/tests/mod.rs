@@ -211,7 +211,7 @@ impl World {
             assert!(!is.started || is.running(), "started without running");
         }
         for (index, _) in self.state.containers().iter().enumerate() {
-            let pending = self.hooks.get(&index).is_some();
+            let pending = self.hooks.contains_key(&index);
             let it = &self.state.containers()[index];
             let waits = it.hooking || matches!(it.stopping, Stopping::Hook { .. });
             assert_eq!(

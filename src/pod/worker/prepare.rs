@@ -208,7 +208,7 @@ fn build(
     };
     // One file that is mounted is the script; of a directory, one of its files.
     let (directory, files) = match mount {
-        Some(it) if it.source.is_file() => {
+        Some(it) if may_be_file(pod, it.mount) && it.source.is_file() => {
             let name = it.target.file_name().unwrap_or_default();
             let directory = it.target.parent().unwrap_or(&cwd).to_owned();
             (directory, vec![name.to_string_lossy().into_owned()])
@@ -346,6 +346,15 @@ fn bind(it: &Mounted<'_>) -> Mount {
         required: recursive == Some("Enabled"),
         follows_host: it.mount.mount_propagation.as_deref() == Some("HostToContainer"),
     }
+}
+
+/// Whether what a mount shows can be a file: a volume that was filled here is a directory, and
+/// where something else stands in its place nothing of it is run.
+fn may_be_file(pod: &Pod, mount: &VolumeMount) -> bool {
+    let part = mount.sub_path.is_some() || mount.sub_path_expr.is_some();
+    let volumes = pod.spec.iter().flat_map(|it| it.volumes.iter().flatten());
+    let mut named = volumes.filter(|it| it.name == mount.name);
+    part || named.any(|it| it.host_path.is_some() || it.persistent_volume_claim.is_some())
 }
 
 /// Names of the files at the top of a directory, sorted.

@@ -97,13 +97,13 @@ fn sees_what_it_asks_for(kubectl: &Kubectl) {
     args:
     - |
       echo "token=$TOKEN x=$X "'expanded=$(X) image='"$FROM_IMAGE"; cat /data/file; echo; pwd
-      echo of the container > /work/mine && cat /work/mine; echo complaint >&2; exit 7
+      echo of the container > /scratch/mine && cat /scratch/mine; echo complaint >&2; exit 7
     workingDir: /mnt
     env:
     - {name: X, value: "a $b \"d\""}
     - {name: PATH, value: "/own:/bin:/usr/bin"}
     - {name: TOKEN, valueFrom: {secretKeyRef: {name: sec, key: token}}}
-    volumeMounts: [{name: conf, mountPath: /data}, {name: scratch, mountPath: /work}]
+    volumeMounts: [{name: conf, mountPath: /data}, {name: scratch, mountPath: /scratch}]
   volumes: [{name: conf, configMap: {name: conf}}, {name: scratch, emptyDir: {}}]
 "#;
     kubectl
@@ -194,8 +194,8 @@ fn ends_with_its_dead_supervisor(kubectl: &Kubectl) {
 fn is_found_again_by_the_next_agent(up: Up, site: &Site) {
     let kubectl = up.kubectl().expect("there was one");
     let more =
-        "    command: [sh, -c, 'while test ! -e /work/go; do sleep 0.1; done; echo went; exit 3']
-    volumeMounts: [{name: scratch, mountPath: /work}]
+        "    command: [sh, -c, 'while test ! -e /scratch/go; do sleep 0.1; done; echo went; exit 3']
+    volumeMounts: [{name: scratch, mountPath: /scratch}]
   volumes: [{name: scratch, emptyDir: {}}]
 ";
     kubectl.pipe("apply -f -", &pod("adopted", more)).ok();

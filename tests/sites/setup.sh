@@ -38,7 +38,7 @@ fi
 root=$dir/busybox
 if [ ! -e "$root/bin/busybox" ]; then
 	busybox=$(command -v busybox)
-	mkdir -p "$root/bin" "$root/etc" "$root/tmp" "$root/proc" "$root/dev" "$root/sys" "$root/data" "$root/work" \
+	mkdir -p "$root/bin" "$root/etc" "$root/tmp" "$root/proc" "$root/dev" "$root/sys" "$root/data" "$root/scratch" \
 		"$root/root" "$root/home" "$root/mnt" "$root/var/tmp" "$root/usr/bin"
 	for applet in $("$busybox" --list); do ln -sf busybox "$root/bin/$applet"; done
 	rm -f "$root/bin/busybox"

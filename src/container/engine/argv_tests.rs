@@ -62,7 +62,7 @@ fn full(kind: Kind) -> Request {
             .filter(|(name, _)| kind != Kind::Charliecloud || *name != "LINES")
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
             .collect(),
-        workdir: Some("/work".to_owned()),
+        workdir: Some("/job".to_owned()),
         binds: vec![
             bind("/host/data", "/data", false),
             bind("/host/a,b", "/etc/conf", true),
@@ -155,7 +155,7 @@ type=bind,source=/host/data,target=/data
 type=bind,"source=/host/a,b",target=/etc/conf,readonly
 --mount
 type=bind,source=/home/u,target=/home/u
---workdir=/work
+--workdir=/job
 --user=1000:100
 --group-add=7
 --read-only
@@ -193,7 +193,7 @@ run
 --no-eval
 --home=/home/u
 --no-mount=cwd
---pwd=/work
+--pwd=/job
 --mount
 type=bind,source=/host/data,destination=/data
 --mount
@@ -226,7 +226,7 @@ fn shifter_with_all_that_can_be_asked_for() {
 --image=docker:example.org/a:1
 --volume=/host/data:/data
 --volume=/host/a,b:/etc/conf:ro
---workdir=/work
+--workdir=/job
 --module=gpu
 --entrypoint
 --
@@ -248,7 +248,7 @@ fn charliecloud_with_all_that_can_be_asked_for() {
 --bind=/host/data:/data
 --bind=/host/a,b:/etc/conf
 --bind=/home/u:/home/u
---cd=/work
+--cd=/job
 --set-env=PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 --set-env
 --env-no-expand

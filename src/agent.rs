@@ -423,12 +423,14 @@ impl Agent {
         };
         let farewell = FAREWELL.min(settings.kill_wait / 6);
         let grace = settings.kill_wait.saturating_sub(farewell);
+        // What one step does not need of its time is the next one's.
+        let end = Instant::now() + settings.kill_wait;
         if end_containers {
             order.send_replace(match ending {
                 Ending::Lost => Order::Abandon(grace),
                 _ => Order::Drain(grace),
             });
-            let drained = tokio::time::timeout(grace + farewell / 2, manager.join_next());
+            let drained = tokio::time::timeout_at(end - farewell / 2, manager.join_next());
             tokio::select! {
                 drained = drained => if drained.is_err() {
                     tracing::warn!("not every container or status came to its end in time");
@@ -440,17 +442,18 @@ impl Agent {
         if matches!(ending, Ending::Drain) {
             stop_keeper.cancel();
             // The API server may be gone already.
-            let _ = tokio::time::timeout(farewell / 4, keeper.join_next()).await;
+            let _ = tokio::time::timeout_at(end - farewell / 8, keeper.join_next()).await;
         }
         stop_service.cancel();
         stop_events.cancel();
+        let end = end.min(Instant::now() + FAREWELL);
         // Told to leave at once we do; what these were about is on disk or in the API.
         if !matches!(ending, Ending::Abort) {
             for mut task in [Some(events_task), service.map(silent)]
                 .into_iter()
                 .flatten()
             {
-                let _ = tokio::time::timeout(farewell / 8, task.join_next()).await;
+                let _ = tokio::time::timeout_at(end, task.join_next()).await;
             }
         }
         stop_evictor.cancel();

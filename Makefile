@@ -4,7 +4,7 @@ CARGO ?= cargo
 BIN := target/fast/vk-cmd
 STATE ?= target/quickstart
 
-.PHONY: help quickstart build test fmt lint deny doc release quick bench conformance test-kubernetes test-sites clean tools
+.PHONY: help quickstart build test fmt lint deny doc release quick bench conformance conformance-quick test-kubernetes test-sites clean tools
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -46,6 +46,9 @@ test-kubernetes: tools ## the tests that need Kubernetes' own control plane; ski
 
 conformance: build ## the official conformance suite against the embedded API server; skipped where Go is missing
 	@VK_CMD=$(BIN) scripts/conformance || { code=$$?; test $$code -eq 77 && echo "SKIPPED conformance: its programs are not built and Go is missing"; }
+
+conformance-quick: build ## a part of it that takes a minute; skipped where its programs are not built
+	@VK_CMD=$(BIN) scripts/conformance --quick || { code=$$?; test $$code -eq 77 && echo "SKIPPED conformance-quick: its programs are not built (scripts/conformance builds them)"; }
 
 test-sites: tools ## sites with their real parts: installs container engines (as root), runs what needs them
 	@tests/sites/setup.sh || { code=$$?; test $$code -eq 77 || exit $$code; }

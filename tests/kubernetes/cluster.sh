@@ -2,7 +2,7 @@
 #
 # Runs a real Kubernetes control plane on loopback ports.
 #
-#   cluster.sh start DIR [VERSION] [--with-controllers] [--apiserver-arg=ARG…]
+#   cluster.sh start DIR [VERSION] [--with-controllers] [--apiserver-arg=ARG…] [--controller-manager-arg=ARG…]
 #   cluster.sh stop DIR
 #
 # "start" runs etcd and kube-apiserver of VERSION (v1.34 where none is given; see setup.sh, which it calls
@@ -10,6 +10,7 @@
 # With --with-controllers, kube-scheduler and kube-controller-manager run too. Without them nothing makes
 # the service account that pods need, so "default/default" is to be made before the first pod.
 # Each --apiserver-arg goes to kube-apiserver, after the others: where an option is given twice, the last one wins.
+# So does each --controller-manager-arg to kube-controller-manager.
 #
 # "stop" ends all of them, also where an earlier run died half-way, and keeps DIR: the next "start" with the
 # same DIR brings the same cluster back, at the same ports. It does nothing where nothing runs.
@@ -29,7 +30,7 @@ umask 077 # DIR holds keys
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 programs=(kube-controller-manager kube-scheduler kube-apiserver etcd) # in the order of stopping
-ready_within=120 # seconds
+ready_within=300 # seconds, on a busy machine
 stop_within=10  # seconds until SIGKILL
 
 say() {
@@ -37,7 +38,7 @@ say() {
 }
 
 usage() {
-    say "usage: cluster.sh start DIR [VERSION] [--with-controllers] [--apiserver-arg=ARG…] | stop DIR"
+    say "usage: cluster.sh start DIR [VERSION] [--with-controllers] [--apiserver-arg=ARG…] [--controller-manager-arg=ARG…] | stop DIR"
     exit 2
 }
 
@@ -220,7 +221,8 @@ start_programs() {
             --service-account-private-key-file="$pki/sa.key" \
             --cluster-signing-cert-file="$pki/ca.crt" --cluster-signing-key-file="$pki/ca.key" \
             --allocate-node-cidrs=false \
-            --controllers='*,bootstrap-signer-controller,token-cleaner-controller' || return
+            --controllers='*,bootstrap-signer-controller,token-cleaner-controller' \
+            "${manager_arguments[@]}" || return
         # Pods are refused until this is there.
         server=https://127.0.0.1:$(port_of kube_apiserver)
         await kube-controller-manager \
@@ -290,10 +292,12 @@ main() {
     version=v1.34
     with_controllers=0
     apiserver_arguments=()
+    manager_arguments=()
     while (($#)); do
         case $command/$1 in
         start/--with-controllers) with_controllers=1 ;;
         start/--apiserver-arg=*) apiserver_arguments+=("${1#--apiserver-arg=}") ;;
+        start/--controller-manager-arg=*) manager_arguments+=("${1#--controller-manager-arg=}") ;;
         start/v*) version=$1 ;;
         *) usage ;;
         esac

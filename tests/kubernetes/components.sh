@@ -60,6 +60,16 @@ gone() {
     kubectl wait --for=delete "$@" --timeout="$within"
 }
 
+# Nobody has asked for Deployments yet but kube-controller-manager.
+informers_sync() {
+    local deadline=$((SECONDS + ${within%s}))
+    until kubectl get --raw /metrics >"$dir/metrics" && grep -q 'resource="deployments",verb="WATCH"' "$dir/metrics"; do
+        ((SECONDS < deadline)) || return 1
+        sleep 0.2
+    done
+    ! grep 'resource="deployments",verb="LIST"' "$dir/metrics"
+}
+
 rolls_out() {
     kubectl create deployment web --image=web:1 --replicas=3 &&
         kubectl rollout status deployment/web --timeout="$within"
@@ -114,6 +124,7 @@ namespace_goes() {
         gone namespace/short
 }
 
+step "informers sync by watches that begin with a list" informers_sync
 step "a Deployment rolls out" rolls_out
 step "it scales" scales
 step "its pods are bound by kube-scheduler" pods_bound_by_kube_scheduler

@@ -26,7 +26,7 @@ umask 077 # DIR holds keys
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 programs=(kwok kube-scheduler kube-controller-manager vk-cmd) # in the order of stopping
-ready_within=120 # seconds
+ready_within=300 # seconds, on a busy machine
 stop_within=10  # seconds until SIGKILL
 
 say() {

@@ -33,6 +33,7 @@ fi
 metrics_server=$("$here/setup.sh" metrics-server)/metrics-server
 
 children=()
+# shellcheck disable=SC2317 # the trap calls it
 finish() {
     local pid
     for pid in "${children[@]}"; do

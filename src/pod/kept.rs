@@ -1,8 +1,8 @@
-//! A pod's object in memory.
+//! A pod's object, and its status, in memory.
 //!
-//! Typed it takes ten kilobytes, most of them room for fields that no pod uses, and a
-//! node holds a thousand. So who only keeps it keeps its JSON; who works with it has
-//! it typed until it rests.
+//! Typed, a pod takes ten kilobytes and a status five, most of them room for fields that
+//! no pod uses, and a node holds a thousand. So who only keeps them keeps their JSON; who
+//! works with them has them typed until they rest.
 
 use std::{
     ops::Deref,
@@ -10,22 +10,40 @@ use std::{
 };
 
 use k8s_openapi::api::core::v1::Pod;
+use serde::{Serialize, de::DeserializeOwned};
 
-/// A pod that takes little memory while nobody looks into it.
+/// A pod, or a part of it, that takes little memory while nobody looks into it.
+///
+/// Two are equal where their JSON is.
 #[derive(Clone, Debug)]
-pub(crate) struct Kept {
+pub(crate) struct Kept<T = Pod> {
     json: Arc<[u8]>,
-    typed: OnceLock<Arc<Pod>>,
+    typed: OnceLock<Arc<T>>,
 }
 
-impl Kept {
+impl<T> PartialEq for Kept<T> {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.json, &other.json) || self.json == other.json
+    }
+}
+
+impl<T: Serialize + DeserializeOwned> Kept<T> {
     /// Keeps an object's JSON.
-    pub(crate) fn at_rest(pod: &Pod) -> Self {
+    pub(crate) fn at_rest(object: &T) -> Self {
         // Strings, numbers and maps by string are all there is in a Pod.
-        let json = serde_json::to_vec(pod).expect("a Pod is JSON");
+        let json = serde_json::to_vec(object).expect("a Pod is JSON");
         Self {
             json: json.into(),
             typed: OnceLock::new(),
+        }
+    }
+
+    /// Keeps an object that is worked with.
+    pub(crate) fn awakened(object: T) -> Self {
+        let kept = Self::at_rest(&object);
+        Self {
+            typed: OnceLock::from(Arc::new(object)),
+            ..kept
         }
     }
 
@@ -38,7 +56,7 @@ impl Kept {
     }
 
     /// The typed object, to be taken along.
-    pub(crate) fn typed(&self) -> Arc<Pod> {
+    pub(crate) fn typed(&self) -> Arc<T> {
         self.wake().clone()
     }
 
@@ -52,23 +70,24 @@ impl Kept {
         self.typed.take();
     }
 
-    fn wake(&self) -> &Arc<Pod> {
+    fn wake(&self) -> &Arc<T> {
         self.typed.get_or_init(|| {
             Arc::new(serde_json::from_slice(&self.json).expect("this JSON was made from a Pod"))
         })
     }
 }
 
-impl Deref for Kept {
-    type Target = Pod;
+impl<T: Serialize + DeserializeOwned> Deref for Kept<T> {
+    type Target = T;
 
-    fn deref(&self) -> &Pod {
+    fn deref(&self) -> &T {
         self.wake()
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use k8s_openapi::api::core::v1::PodStatus;
     use serde_json::json;
 
     use super::*;
@@ -93,5 +112,18 @@ mod tests {
         assert!(!kept.awake());
         assert!(!resting.awake());
         assert_eq!(*resting.typed(), pod);
+    }
+
+    #[test]
+    fn what_says_the_same_is_equal_awake_or_not() {
+        let status = |phase: &str| PodStatus {
+            phase: Some(phase.to_owned()),
+            ..PodStatus::default()
+        };
+        let awake = Kept::awakened(status("Running"));
+        assert!(awake.awake());
+        assert_eq!(awake, Kept::at_rest(&status("Running")));
+        assert_eq!(awake, awake.resting());
+        assert_ne!(awake, Kept::at_rest(&status("Failed")));
     }
 }

@@ -336,7 +336,8 @@ impl Manager {
             && asks.is_some_and(|spec| {
                 !affinity::matches(spec, &self.context.host.node, &self.desk.labels)
             });
-        let status = Arc::new(pod.status.clone().unwrap_or_default());
+        let status = pod.status.clone().unwrap_or_default();
+        let (over, status) = (status::over(&status), Kept::at_rest(&status));
         let pod = Kept::at_rest(&pod);
         let (desired, wanted) = watch::channel(Desired {
             pod: pod.clone(),
@@ -348,6 +349,7 @@ impl Manager {
         let (show, snapshot) = watch::channel(Snapshot {
             pod: pod.resting(),
             status,
+            over,
             attempts: Vec::new(),
             idle: false,
         });
@@ -400,7 +402,7 @@ impl Manager {
 
     fn release_the_ended(&mut self) {
         let over = |uid: &&Uid| match self.entries.get(&**uid) {
-            Some(entry) => status::terminal(&entry.snapshot.borrow().status).is_some(),
+            Some(entry) => entry.snapshot.borrow().over.is_some(),
             None => true,
         };
         let ended: Vec<Uid> = self.desk.ledger.pods().filter(over).cloned().collect();
@@ -427,10 +429,10 @@ impl Manager {
         }
         let dead = self.entries.iter().filter_map(|(uid, entry)| {
             let snapshot = entry.snapshot.borrow();
-            let over = status::terminal(&snapshot.status).is_some() && snapshot.idle;
-            over.then(|| Dead {
+            let ended_at = snapshot.over.filter(|_| snapshot.idle)?;
+            Some(Dead {
                 uid: uid.clone(),
-                ended_at: ended_at(&snapshot.status),
+                ended_at,
             })
         });
         let chosen = garbage::choose(dead.collect(), policy, Timestamp::now());
@@ -546,6 +548,7 @@ impl Manager {
             pod,
             status,
             attempts,
+            over: _,
             idle: _,
         } = entry.snapshot.borrow().clone();
         let uid = pod.metadata.uid.as_deref()?;
@@ -583,17 +586,6 @@ impl Manager {
             containers,
         })
     }
-}
-
-/// When the last container of a pod ended; long ago where nobody says.
-fn ended_at(status: &PodStatus) -> Timestamp {
-    let all = status
-        .init_container_statuses
-        .iter()
-        .chain(&status.container_statuses)
-        .flatten();
-    let ends = all.filter_map(|it| it.state.as_ref()?.terminated.as_ref()?.finished_at.as_ref());
-    ends.map(|it| it.0).max().unwrap_or(Timestamp::UNIX_EPOCH)
 }
 
 /// Keeps of an object what its worker may ask for: a thousand of them are in memory.

@@ -160,6 +160,18 @@ pub fn terminal(status: &PodStatus) -> Option<Terminal> {
     }
 }
 
+/// When the last container of a pod in a terminal phase ended; long ago where nobody says.
+pub fn over(status: &PodStatus) -> Option<Timestamp> {
+    terminal(status)?;
+    let all = status
+        .init_container_statuses
+        .iter()
+        .chain(&status.container_statuses)
+        .flatten();
+    let ends = all.filter_map(|it| it.state.as_ref()?.terminated.as_ref()?.finished_at.as_ref());
+    Some(ends.map(|it| it.0).max().unwrap_or(Timestamp::UNIX_EPOCH))
+}
+
 /// The phase, by the kubelet's rules (`getPhase`).
 fn phase(state: &State) -> &'static str {
     match state.terminal() {

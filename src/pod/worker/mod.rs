@@ -13,9 +13,12 @@
 //! The worker alone changes its state. Its tasks live in its `JoinSet` and end with it;
 //! containers do not: they belong to their shims.
 
+mod cleanup;
+mod context;
 mod effects;
 mod ending;
 mod hooks;
+mod messages;
 mod prepare;
 mod probes;
 mod recover;
@@ -24,217 +27,39 @@ mod volumes;
 mod walltime;
 mod write;
 
-use std::{borrow::Cow, collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
+pub(crate) use context::{Clock, Context};
+pub(super) use {
+    cleanup::clean_up,
+    messages::{Desired, Done, Shutdown, Snapshot},
+};
+
+use std::{borrow::Cow, collections::BTreeSet, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::PodStatus;
 use tokio::{
-    sync::{OnceCell, OwnedSemaphorePermit, Semaphore, watch},
+    sync::{OwnedSemaphorePermit, watch},
     task::JoinSet,
     time::{Instant, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Host,
     admission::{added, admit, config_error},
-    api::{PodApi, Retry, Version},
+    api::{Retry, Version},
     containers,
-    images::Images,
     kept::Kept,
-    machine::{
-        Container, ContainerPlan, Effect, Ended, Event, Failure, Now, Role, Slot, State, Stopping,
-    },
-    monitor::{Monitor, Verdict},
-    objects::Follow,
-    probe::{Client, Prober},
+    machine::{Container, ContainerPlan, Effect, Event, Failure, Now, Role, Slot, State, Stopping},
+    monitor::Verdict,
     record::{HomeLink, Record},
-    resources::{Facts, Placement, affinity, not_enforced},
+    resources::{Facts, affinity, not_enforced},
     status,
     walltime::Wishes,
 };
 use crate::{
-    container::{Handle, Launcher, LogPolicy, Root},
-    events::{self, Recorder, Subject},
-    node::walltime::Closing,
+    container::Handle,
+    events::{self, Subject},
 };
-
-/// What all workers share.
-pub(crate) struct Context {
-    pub(crate) api: PodApi,
-    pub(crate) events: Recorder,
-    /// Word of changes to config maps and secrets, and the services of the cluster.
-    pub(crate) follow: Follow,
-    pub(crate) root: Root,
-    pub(crate) launcher: Launcher,
-    pub(crate) epoch: u64,
-    pub(crate) monitor: Monitor,
-    /// When logs are rotated.
-    pub(crate) log: LogPolicy,
-    /// Cores and devices that containers were given.
-    pub(crate) placement: watch::Receiver<Arc<Placement>>,
-    pub(crate) host: Host,
-    /// Looks after all probes of the node.
-    pub(crate) prober: Prober,
-    /// For hooks.
-    pub(crate) http: Client,
-    /// The site's engine, for what runs in an image.
-    pub(crate) images: Option<Images>,
-    pub(crate) home: Option<PathBuf>,
-    pub(crate) clock: Clock,
-    /// Pods that come into being at once: those that wait for their turn take little memory,
-    /// and write no status that says so.
-    pub(crate) beginnings: Arc<Semaphore>,
-    /// Work on the disk at once: a thousand pods do not take a thousand threads.
-    pub(crate) disk: Semaphore,
-    /// Cancelled where a shim tells of an agent with a newer epoch.
-    pub(crate) superseded: CancellationToken,
-    /// Whether containers can have mount namespaces, once somebody asked; else why not.
-    pub(crate) private_mounts: OnceCell<Result<(), String>>,
-}
-
-impl Context {
-    /// How much work on the disk goes on at once.
-    pub(crate) const DISK: usize = 8;
-    /// How many pods come into being at once.
-    pub(crate) const BEGINNINGS: usize = 32;
-
-    /// Whether containers can have mount namespaces of their own; else why not.
-    async fn private_mounts(&self) -> Result<(), String> {
-        let tried = self
-            .private_mounts
-            .get_or_init(|| self.launcher.probe_mounts());
-        tried.await.clone()
-    }
-
-    /// Does work on the disk away from the tasks that must not wait.
-    async fn on_disk<T: Send + 'static>(
-        &self,
-        work: impl FnOnce() -> T + Send + 'static,
-    ) -> Result<T, String> {
-        // Never closed.
-        let _turn = self.disk.acquire().await;
-        tokio::task::spawn_blocking(work)
-            .await
-            .map_err(|error| error.to_string())
-    }
-}
-
-/// Both clocks. Monotonic time starts far from zero, so that what happened before the
-/// agent started has a place on it.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Clock {
-    start: Instant,
-}
-
-impl Clock {
-    const OFFSET: Duration = Duration::from_secs(7 * 24 * 3600);
-    const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
-
-    pub(crate) fn start() -> Self {
-        Self {
-            start: Instant::now(),
-        }
-    }
-
-    pub(crate) fn now(&self) -> Now {
-        Now {
-            wall: Timestamp::now(),
-            mono: Self::OFFSET + self.start.elapsed(),
-        }
-    }
-
-    /// Time since the start.
-    pub(crate) fn elapsed(&self) -> Duration {
-        self.start.elapsed()
-    }
-
-    /// The monotonic time of an instant; what lies a week before the start and more is one moment.
-    pub(crate) fn mono(&self, at: Instant) -> Duration {
-        match at.checked_duration_since(self.start) {
-            Some(after) => Self::OFFSET + after,
-            None => Self::OFFSET.saturating_sub(self.start - at),
-        }
-    }
-
-    pub(crate) fn instant(&self, mono: Duration) -> Instant {
-        let after = mono.saturating_sub(Self::OFFSET);
-        // A grace may be as long as a pod's author likes; no clock holds all of them.
-        self.start + after.min(Self::LONGEST)
-    }
-}
-
-/// What the API wants of a pod.
-#[derive(Clone, Debug)]
-pub(super) struct Desired {
-    /// The object as last seen.
-    pub(super) pod: Kept,
-    /// The object is gone.
-    pub(super) removed: bool,
-    /// The node goes down.
-    pub(super) shutdown: Option<Shutdown>,
-    /// The end of the walltime, where one is known.
-    pub(super) closing: Option<Closing>,
-    /// The node does not take it, or has to be rid of it.
-    pub(super) verdict: Option<Arc<Verdict>>,
-}
-
-/// How a pod ends with its node.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Shutdown {
-    /// The longest grace.
-    pub(super) grace: Duration,
-    /// Another agent speaks for this node now: nothing is written any more.
-    pub(super) silent: bool,
-}
-
-/// What a worker shows of its pod.
-#[derive(Clone, Debug)]
-pub(super) struct Snapshot {
-    pub(super) pod: Kept,
-    pub(super) status: Arc<PodStatus>,
-    /// Current and previous attempt, in the order of the plan.
-    pub(super) attempts: Vec<(Option<u32>, Option<u32>)>,
-    /// Nothing of it runs, starts or is being written to the disk.
-    pub(super) idle: bool,
-}
-
-/// What one of the worker's tasks brought about.
-pub(super) enum Done {
-    Machine(Event),
-    /// Volumes are in place.
-    Volumes(Box<volumes::Filled>),
-    Refreshed {
-        tokens: volumes::Tokenwise,
-        /// When the first of the tokens wants to be renewed.
-        outcome: Result<Option<Duration>, String>,
-    },
-    Weighed {
-        /// What is said of a volume beyond its limit.
-        over: Option<String>,
-        next: Duration,
-    },
-    Started {
-        container: usize,
-        attempt: u32,
-        outcome: start::Outcome,
-    },
-    Ended {
-        container: usize,
-        end: Ended,
-    },
-    Adopted {
-        container: usize,
-        attempt: u32,
-        handle: Handle,
-    },
-    Written {
-        status: Arc<PodStatus>,
-        outcome: write::Written,
-    },
-    Deleted(write::Outcome),
-    Nothing,
-}
 
 /// How often a status may be withheld because a better one is about to come: a pod that
 /// starts at once is written once, as Running.
@@ -257,9 +82,9 @@ pub(super) struct Worker {
     desired: watch::Receiver<Desired>,
     show: watch::Sender<Snapshot>,
     /// What the API should hold.
-    derived: Arc<PodStatus>,
+    derived: Kept<PodStatus>,
     /// What it holds, as far as we know.
-    written: Option<Arc<PodStatus>>,
+    written: Option<Kept<PodStatus>>,
     /// The version that our last write made.
     written_as: Option<Version>,
     writing: bool,
@@ -319,7 +144,8 @@ impl Worker {
         let mut warnings = admitted.warnings;
         warnings.extend(not_enforced(&pod));
         let facts = Arc::new(Facts::of(&pod));
-        let written = terminal.map(|_| Arc::new(earlier.clone()));
+        let derived = Kept::awakened(earlier);
+        let written = terminal.map(|_| derived.resting());
         Self {
             context,
             uid,
@@ -331,7 +157,7 @@ impl Worker {
             tasks: JoinSet::new(),
             desired,
             show,
-            derived: Arc::new(earlier),
+            derived,
             written,
             written_as: None,
             writing: false,
@@ -369,7 +195,7 @@ impl Worker {
         self.desired.mark_changed();
         let changed = self.care.changed.clone();
         while !self.finished() {
-            if self.pod.awake() && self.rest_at.is_none() {
+            if self.rest_at.is_none() && self.awake() {
                 self.rest_at = Some(Instant::now() + AWAKE);
             }
             let wake = self.wake_at();
@@ -411,6 +237,12 @@ impl Worker {
         {
             self.tasks.shutdown().await;
         }
+    }
+
+    /// Whether something is typed that could rest.
+    fn awake(&self) -> bool {
+        let written = self.written.as_ref().is_some_and(Kept::awake);
+        written || self.pod.awake() || self.derived.awake()
     }
 
     fn finished(&self) -> bool {
@@ -459,6 +291,10 @@ impl Worker {
             self.rest_at = None;
             self.turn = None;
             self.pod.rest();
+            self.derived.rest();
+            if let Some(written) = &mut self.written {
+                written.rest();
+            }
             if self.wake_at().is_none_or(|at| at > now) {
                 return;
             }
@@ -573,7 +409,11 @@ impl Worker {
                 }
                 self.probe_adopted(container);
             }
-            Done::Written { status, outcome } => self.status_written(status, outcome),
+            Done::Written {
+                status,
+                terminal,
+                outcome,
+            } => self.status_written(status, terminal, outcome),
             Done::Deleted(outcome) => self.deleted(outcome),
             Done::Nothing => {}
         }
@@ -596,7 +436,7 @@ impl Worker {
                 now,
             );
             if derived != *self.derived {
-                self.derived = Arc::new(derived);
+                self.derived = Kept::awakened(derived);
             }
         }
         self.publish();
@@ -605,10 +445,10 @@ impl Worker {
 
     fn publish(&self) {
         let attempts = self.state.containers().iter().map(attempts).collect();
-        let (pod, status) = (self.pod.resting(), self.derived.clone());
         self.show.send_replace(Snapshot {
-            pod,
-            status,
+            pod: self.pod.resting(),
+            status: self.derived.resting(),
+            over: status::over(&self.derived),
             attempts,
             idle: !self.state.active(),
         });
@@ -704,28 +544,6 @@ impl Worker {
     }
 }
 
-/// Removes a pod's files. Nothing of it runs any more.
-pub(super) async fn clean_up(link: Option<HomeLink>, root: Root, uid: String) {
-    let removed = tokio::task::spawn_blocking(move || {
-        if let Some(link) = link
-            && let Err(error) = link.remove()
-        {
-            tracing::warn!(%error, uid, "the link in the home directory stays");
-        }
-        if let Err(error) = super::volumes::remove_memory(&root, &uid) {
-            let error = super::api::chain(&error);
-            tracing::warn!(error, uid, "a volume in memory stays");
-        }
-        if let Err(error) = root.remove_pod(&uid) {
-            let error = super::api::chain(&error);
-            tracing::warn!(error, uid, "files of a pod that is gone stay");
-        }
-    });
-    if let Err(error) = removed.await {
-        tracing::error!(%error, "removing a pod's files failed");
-    }
-}
-
 /// What the machine is told of a verdict.
 fn failure(verdict: &Verdict) -> Event {
     Event::Fail {
@@ -797,19 +615,5 @@ impl Worker {
             } => self.probe(container, attempt, which),
             Effect::DeleteObject => self.delete(),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_longest_grace_is_no_moment_beyond_the_clock() {
-        let clock = Clock::start();
-        let grace = Duration::from_secs(i64::MAX.unsigned_abs());
-        let far = clock.instant(clock.now().mono.saturating_add(grace));
-        assert!(far > clock.instant(clock.now().mono));
-        assert_eq!(clock.instant(Duration::MAX), far);
     }
 }

@@ -1,14 +1,13 @@
 //! What a worker writes to the API: its pod's status, one change at a time and in
 //! order, and the final delete.
 
-use std::sync::Arc;
-
 use k8s_openapi::api::core::v1::PodStatus;
 use tokio::time::Instant;
 
 use super::{Done, Worker};
 use crate::pod::{
     api::{ApiProblem, Version},
+    kept::Kept,
     machine::{Container, Event, Slot, Volumes},
     status,
 };
@@ -60,26 +59,35 @@ impl Worker {
         self.writing = true;
         self.turn = None;
         self.write_after = None;
-        let status = self.derived.clone();
-        let patch = status::patch(&self.pod, &status);
+        let status = self.derived.resting();
+        let terminal = status::terminal(&self.derived).is_some();
+        let patch = status::patch(&self.pod, &self.derived);
         let context = self.context.clone();
         let (namespace, name) = (self.namespace().to_owned(), self.name().to_owned());
         self.tasks.spawn(async move {
             let outcome = context.api.patch_status(&namespace, &name, &patch).await;
-            Done::Written { status, outcome }
+            Done::Written {
+                status,
+                terminal,
+                outcome,
+            }
         });
     }
 
-    pub(super) fn status_written(&mut self, status: Arc<PodStatus>, outcome: Written) {
+    pub(super) fn status_written(
+        &mut self,
+        status: Kept<PodStatus>,
+        terminal: bool,
+        outcome: Written,
+    ) {
         self.writing = false;
         match outcome {
             Ok(version) => {
                 self.write_retry.succeeded();
                 self.written_as = version;
-                let stored = status::terminal(&status).is_some();
                 self.written = Some(status);
                 self.compare();
-                if stored {
+                if terminal {
                     return self.step(Event::StatusStored);
                 }
             }
@@ -106,7 +114,7 @@ impl Worker {
         if self.writing || seen < self.written_as {
             return;
         }
-        let changed = |written: &Arc<PodStatus>| {
+        let changed = |written: &Kept<PodStatus>| {
             let found = self.pod.status.as_ref();
             found.is_some_and(|found| !status::same_conditions(written, found))
         };

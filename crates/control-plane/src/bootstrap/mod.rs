@@ -3,6 +3,7 @@
 //! Safe to run again after it was killed at any point: each object is made on its own, and those
 //! that say where the server is are brought up to date.
 
+mod reconcile;
 pub mod roles;
 
 use std::net::IpAddr;
@@ -49,6 +50,7 @@ pub async fn ensure(registry: &Registry, facts: &Facts) -> Result<(), ApiError> 
     });
     create_all(registry, &context, namespaces).await?;
     create_all(registry, &context, objects(facts)).await?;
+    reconcile::roles(registry, &context).await?;
     keep_current(registry, &context, facts).await?;
     futures::future::try_join_all(
         NAMESPACES.map(|namespace| accounts::ensure(registry, namespace, &facts.ca_pem)),

@@ -350,7 +350,8 @@ fn read_only(at: &Path, recursive: bool, required: bool) -> Result<(), Problem> 
             Err(_) => {}
         }
     }
-    // Flags that the host set are locked in a user namespace, and have to be said again.
+    // Flags that the host set are locked in a user namespace, and have to be said again;
+    // relatime is what a mount has where nothing is said.
     let now = nix::sys::statvfs::statvfs(at).map_err(|errno| said("stat", at, errno))?;
     let mut flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
     let kept = [
@@ -359,7 +360,6 @@ fn read_only(at: &Path, recursive: bool, required: bool) -> Result<(), Problem> 
         (libc::ST_NOEXEC, MsFlags::MS_NOEXEC),
         (libc::ST_NOATIME, MsFlags::MS_NOATIME),
         (libc::ST_NODIRATIME, MsFlags::MS_NODIRATIME),
-        (libc::ST_RELATIME, MsFlags::MS_RELATIME),
     ];
     for (told, flag) in kept {
         if now.flags().bits() & told != 0 {

@@ -2,6 +2,7 @@
 
 CARGO ?= cargo
 BIN := target/fast/vk-cmd
+DEBUG := target/debug/vk-cmd
 STATE ?= target/quickstart
 
 .PHONY: help quickstart build test fmt lint deny doc release quick bench conformance conformance-quick test-kubernetes test-sites clean tools
@@ -13,12 +14,16 @@ tools:
 	@command -v $(CARGO) >/dev/null || { echo "make: cargo is missing: install a Rust toolchain (rustup.rs, or your distribution's rustup)" >&2; exit 1; }
 	@command -v cc >/dev/null || { echo "make: cc is missing: install a C compiler (Debian: apt-get install gcc libc6-dev)" >&2; exit 1; }
 
-build: tools ## build the program, optimised, quick to build
+build: tools ## build the program, optimised
 	$(CARGO) build --locked --profile fast --bin vk-cmd
 
-quickstart: build ## run a control plane, a node and a pod; print the pod's output
+# As the tests build it: most of what is compiled here serves `make test` too.
+$(DEBUG): tools
+	$(CARGO) build --locked --bin vk-cmd
+
+quickstart: $(DEBUG) ## run a control plane, a node and a pod; print the pod's output
 	@rm -rf $(STATE) # of an earlier quick start
-	$(BIN) up --state-dir $(STATE) --apply examples/quickstart.yaml --wait --logs
+	$(DEBUG) up --state-dir $(STATE) --apply examples/quickstart.yaml --wait --logs
 
 test: fmt lint deny doc ## all tests
 	$(CARGO) test --locked --workspace
@@ -47,8 +52,8 @@ test-kubernetes: tools ## the tests that need Kubernetes' own control plane; ski
 conformance: build ## the official conformance suite against the embedded API server; skipped where Go is missing
 	@VK_CMD=$(BIN) scripts/conformance || { code=$$?; test $$code -eq 77 && echo "SKIPPED conformance: its programs are not built and Go is missing"; }
 
-conformance-quick: build ## a part of it that takes a minute; skipped where its programs are not built
-	@VK_CMD=$(BIN) scripts/conformance --quick || { code=$$?; test $$code -eq 77 && echo "SKIPPED conformance-quick: its programs are not built (scripts/conformance builds them)"; }
+conformance-quick: $(DEBUG) ## a part of it that takes a minute; skipped where its programs are not built
+	@VK_CMD=$(DEBUG) scripts/conformance --quick || { code=$$?; test $$code -eq 77 && echo "SKIPPED conformance-quick: its programs are not built (scripts/conformance builds them)"; }
 
 test-sites: tools ## sites with their real parts: installs container engines (as root), runs what needs them
 	@tests/sites/setup.sh || { code=$$?; test $$code -eq 77 || exit $$code; }

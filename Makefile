@@ -3,6 +3,7 @@
 CARGO ?= cargo
 BIN := target/fast/vk-cmd
 DEBUG := target/debug/vk-cmd
+STATIC := target/x86_64-unknown-linux-musl/release/vk-cmd
 STATE ?= target/quickstart
 
 .PHONY: help quickstart build test fmt lint deny doc release quick bench conformance conformance-quick test-kubernetes test-sites clean tools
@@ -41,8 +42,8 @@ deny: tools ## licences, bans and sources of dependencies
 doc: tools
 	RUSTDOCFLAGS="-D warnings -A rustdoc::private-intra-doc-links" $(CARGO) doc --locked --workspace --no-deps --document-private-items
 
-bench: tools ## measure; the rows of docs/performance.md
-	$(CARGO) bench --locked --profile release --bench pods
+bench: release ## measure the static binary; the rows of docs/performance.md
+	VK_CMD=$(STATIC) $(CARGO) bench --locked --profile dev --bench pods
 
 test-kubernetes: tools ## the tests that need Kubernetes' own control plane; skipped where Go is missing
 	@if tests/kubernetes/setup.sh etcd v1.34/kube-apiserver v1.34/kube-scheduler v1.34/kube-controller-manager >/dev/null; then \
@@ -60,7 +61,9 @@ test-sites: tools ## sites with their real parts: installs container engines (as
 	$(CARGO) test --locked --test sites
 
 release: tools ## the static binary: target/x86_64-unknown-linux-musl/release/vk-cmd
-	$(CARGO) build --locked --release --target x86_64-unknown-linux-musl --bin vk-cmd
+	@command -v musl-gcc >/dev/null || { echo "make: musl-gcc is missing: install musl's C compiler (Debian: apt-get install musl-tools)" >&2; exit 1; }
+	@ls "$$(rustc --print sysroot)/lib/rustlib" | grep -qx x86_64-unknown-linux-musl || { echo "make: Rust's library for musl is missing: rustup target add x86_64-unknown-linux-musl" >&2; exit 1; }
+	CC_x86_64_unknown_linux_musl=musl-gcc $(CARGO) build --locked --release --target x86_64-unknown-linux-musl --bin vk-cmd
 
 quick: ## the container image (images/base); BASE, TAG, IMAGE, BUILDER are variables
 	$(MAKE) -C images/base quick

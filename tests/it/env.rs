@@ -2,9 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use testkit::{Kubectl, Up, eventually, skip};
+use testkit::{Cluster, Kubectl, eventually};
 
-use crate::VK_CMD;
+use crate::both::both;
+
+both![
+    every_source_of_a_variable,
+    services_can_be_left_out,
+    what_is_missing_is_said_as_a_kubelet_says_it_and_mended_by_its_coming,
+    values_that_no_environment_can_hold,
+];
 
 /// Runs a pod to its end and returns its log. `spec` is the container's, without name and image.
 pub(crate) fn log_of(kubectl: &Kubectl, name: &str, pod: &str) -> String {
@@ -43,15 +50,14 @@ pub(crate) fn state_says(kubectl: &Kubectl, name: &str, words: &[&str]) {
     });
 }
 
-#[test]
-fn every_source_of_a_variable() {
-    let up = Up::of(VK_CMD)
+fn every_source_of_a_variable(cluster: &Cluster) {
+    let agent = cluster
+        .agent("n")
         .env("KEPT_FROM_THE_JOB", "yes")
         .env("SLURM_JWT", "a key of the user's")
         .start();
-    let Some(kubectl) = up.kubectl() else {
-        return skip!("kubectl is missing");
-    };
+    cluster.ready("n");
+    let kubectl = cluster.kubectl();
     kubectl
         .run("create cm m --from-literal=key=value --from-literal=dotted.key=1")
         .ok();
@@ -106,7 +112,7 @@ spec:
     - {name: WHERE, value: "~/x"}
     - {name: LATER, value: "$(MY_WEB_PORT)"}
 "#;
-    let log = log_of(&kubectl, "p", pod);
+    let log = log_of(kubectl, "p", pod);
     let all = variables(&log);
     let field = |path: &str| {
         kubectl
@@ -117,7 +123,7 @@ spec:
     let node = field(".spec.nodeName");
     let uid = field(".metadata.uid");
     let url = format!("tcp://{address}:80");
-    let home = format!("{}/x", up.home().display());
+    let home = format!("{}/x", agent.home().display());
     for (name, value) in [
         ("A", "12"),
         ("B", "1value$(C)"),
@@ -130,7 +136,7 @@ spec:
         ("LABEL", "x"),
         ("NOTE", "a b"),
         ("NAME", "p"),
-        ("SPACE", "default"),
+        ("SPACE", cluster.namespace()),
         ("UID_OF", uid.as_str()),
         ("NODE", node.as_str()),
         ("ACCOUNT", "default"),
@@ -166,17 +172,14 @@ spec:
     }
 }
 
-#[test]
-fn services_can_be_left_out() {
-    let up = Up::of(VK_CMD).start();
-    let Some(kubectl) = up.kubectl() else {
-        return skip!("kubectl is missing");
-    };
+fn services_can_be_left_out(cluster: &Cluster) {
+    let _agent = cluster.start_node(&[]);
+    let kubectl = cluster.kubectl();
     kubectl
         .run("create service clusterip my-web --tcp=80:8080")
         .ok();
     let pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: p}\nspec:\n  enableServiceLinks: false\n  restartPolicy: Never\n  containers: [{name: c, image: host, command: [env]}]\n";
-    let log = log_of(&kubectl, "p", pod);
+    let log = log_of(kubectl, "p", pod);
     assert!(!log.contains("MY_WEB"), "{log}");
     assert!(log.contains("KUBERNETES_SERVICE_HOST="), "{log}");
     // One that appears later is there for the next pod.
@@ -190,7 +193,7 @@ fn services_can_be_left_out() {
         let pod = format!(
             "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec:\n  restartPolicy: Never\n  containers: [{{name: c, image: host, command: [env]}}]\n"
         );
-        let log = log_of(&kubectl, &name, &pod);
+        let log = log_of(kubectl, &name, &pod);
         if log.contains("SECOND_SERVICE_PORT=81") {
             Ok(())
         } else {
@@ -199,18 +202,17 @@ fn services_can_be_left_out() {
     });
 }
 
-#[test]
-fn what_is_missing_is_said_as_a_kubelet_says_it_and_mended_by_its_coming() {
-    let up = Up::of(VK_CMD).start();
-    let Some(kubectl) = up.kubectl() else {
-        return skip!("kubectl is missing");
-    };
+fn what_is_missing_is_said_as_a_kubelet_says_it_and_mended_by_its_coming(cluster: &Cluster) {
+    let _agent = cluster.start_node(&[]);
+    let kubectl = cluster.kubectl();
     kubectl.run("create cm here --from-literal=a=1").ok();
+    let space = cluster.namespace();
+    let missing = format!("couldn't find key b in ConfigMap {space}/here");
     for (name, env, words) in [
         (
             "nokey",
             "env: [{name: A, valueFrom: {configMapKeyRef: {name: here, key: b}}}]",
-            "couldn't find key b in ConfigMap default/here",
+            missing.as_str(),
         ),
         (
             "nomap",
@@ -227,7 +229,7 @@ fn what_is_missing_is_said_as_a_kubelet_says_it_and_mended_by_its_coming() {
             "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec:\n  restartPolicy: Never\n  containers: [{{name: c, image: host, command: [env], {env}}}]\n"
         );
         kubectl.pipe("create -f -", &pod).ok();
-        state_says(&kubectl, name, &["CreateContainerConfigError|", words]);
+        state_says(kubectl, name, &["CreateContainerConfigError|", words]);
     }
     kubectl.run("create cm later --from-literal=b=come").ok();
     kubectl
@@ -236,12 +238,9 @@ fn what_is_missing_is_said_as_a_kubelet_says_it_and_mended_by_its_coming() {
     assert!(kubectl.run("logs nomap").ok().contains("A=come"));
 }
 
-#[test]
-fn values_that_no_environment_can_hold() {
-    let up = Up::of(VK_CMD).start();
-    let Some(kubectl) = up.kubectl() else {
-        return skip!("kubectl is missing");
-    };
+fn values_that_no_environment_can_hold(cluster: &Cluster) {
+    let _agent = cluster.start_node(&[]);
+    let kubectl = cluster.kubectl();
     let large = "x".repeat(900_000);
     let map = format!(
         "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: large}}\ndata: {{k: {large}}}\n"
@@ -265,6 +264,6 @@ fn values_that_no_environment_can_hold() {
             "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec:\n  restartPolicy: Never\n  containers: [{{name: c, image: host, command: ['true'], env: [{{name: A, valueFrom: {source}}}]}}]\n"
         );
         kubectl.pipe("create -f -", &pod).ok();
-        state_says(&kubectl, name, &words);
+        state_says(kubectl, name, &words);
     }
 }

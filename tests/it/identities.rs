@@ -157,13 +157,8 @@ fn a_node_identity_works_around_what_it_may_not_do() {
     let Some(cluster) = Cluster::on(Plane::Real, crate::VK_CMD) else {
         return;
     };
-    let admin = cluster
-        .kubeconfig()
-        .parent()
-        .expect("a directory")
-        .join("pki");
     let node = cluster.node("n");
-    let kubeconfig = kubeconfig_of_node(&cluster, &admin, &node);
+    let kubeconfig = kubeconfig_of_node(&cluster, cluster.pki(), &node);
     let mut agent = cluster
         .agent_with(&kubeconfig, "n")
         .args(&["--drain-on-exit", "--drain-window", "5s"])

@@ -1,9 +1,21 @@
 //! A pod's life with the real kubectl: init containers, sidecars, deadlines, last
 //! words, ephemeral containers, conditions that others change.
 
-use testkit::{Kubectl, Up, eventually, skip};
+use testkit::{Cluster, Kubectl, eventually};
 
-use crate::VK_CMD;
+use crate::both::both;
+
+both![
+    init_containers_run_in_order_and_again_where_they_fail,
+    a_sidecar_serves_a_job_from_before_its_start_until_after_its_end,
+    a_sidecar_that_ends_is_started_again_in_a_pod_that_never_restarts,
+    a_deadline_fails_the_pod_with_the_kubelets_words,
+    last_words_are_the_containers_or_its_logs,
+    an_ephemeral_container_joins_a_running_pod,
+    conditions_that_others_change_come_back,
+    counts_and_ends_outlive_the_agent,
+    what_cannot_hold_is_named_once,
+];
 
 fn create(kubectl: &Kubectl, name: &str, spec: &str) {
     let pod = format!("apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec:\n{spec}");
@@ -55,16 +67,13 @@ fn condition(type_: &str, field: &str) -> String {
     format!(".status.conditions[?(@.type==\"{type_}\")].{field}")
 }
 
-#[test]
-fn init_containers_run_in_order_and_again_where_they_fail() {
-    let up = Up::of(VK_CMD).start();
-    let Some(kubectl) = up.kubectl() else {
-        return skip!("kubectl is missing");
-    };
-    let log = up.home().join("order");
+fn init_containers_run_in_order_and_again_where_they_fail(cluster: &Cluster) {
+    let agent = cluster.start_node(&[]);
+    let kubectl = cluster.kubectl();
+    let log = agent.home().join("order");
     let log = log.display();
     create(
-        &kubectl,
+        kubectl,
         "p",
         &format!(
             "  restartPolicy: OnFailure
@@ -76,38 +85,35 @@ fn init_containers_run_in_order_and_again_where_they_fail() {
 "
         ),
     );
-    phase(&kubectl, "p", "Succeeded");
+    phase(kubectl, "p", "Succeeded");
     let order = std::fs::read_to_string(log.to_string()).expect("they wrote");
     assert_eq!(order, "a\na\nb\nc\n");
     let restarts = ".status.initContainerStatuses[*].restartCount";
-    assert_eq!(get(&kubectl, "p", restarts), "1 0");
+    assert_eq!(get(kubectl, "p", restarts), "1 0");
     let ready = ".status.initContainerStatuses[*].ready";
-    assert_eq!(get(&kubectl, "p", ready), "true true");
+    assert_eq!(get(kubectl, "p", ready), "true true");
     assert_eq!(
-        get(&kubectl, "p", &condition("Initialized", "reason")),
+        get(kubectl, "p", &condition("Initialized", "reason")),
         "PodCompleted"
     );
 
     create(
-        &kubectl,
+        kubectl,
         "never",
         "  restartPolicy: Never
   initContainers: [{name: a, image: host, command: [sh, -c, 'exit 3']}]
   containers: [{name: c, image: host, command: ['true']}]
 ",
     );
-    phase(&kubectl, "never", "Failed");
+    phase(kubectl, "never", "Failed");
     let state = ".status.containerStatuses[0].state.waiting.reason";
-    assert_eq!(get(&kubectl, "never", state), "PodInitializing");
+    assert_eq!(get(kubectl, "never", state), "PodInitializing");
 }
 
-#[test]
-fn a_sidecar_serves_a_job_from_before_its_start_until_after_its_end() {
-    let up = Up::of(VK_CMD).start();
-    let Some(kubectl) = up.kubectl() else {
-        return skip!("kubectl is missing");
-    };
-    let log = up.home().join("order");
+fn a_sidecar_serves_a_job_from_before_its_start_until_after_its_end(cluster: &Cluster) {
+    let agent = cluster.start_node(&[]);
+    let kubectl = cluster.kubectl();
+    let log = agent.home().join("order");
     let log = log.display();
     let car = |name: &str| {
         format!(
@@ -115,7 +121,7 @@ fn a_sidecar_serves_a_job_from_before_its_start_until_after_its_end() {
         )
     };
     create(
-        &kubectl,
+        kubectl,
         "p",
         &format!(
             "  restartPolicy: Never
@@ -129,20 +135,17 @@ fn a_sidecar_serves_a_job_from_before_its_start_until_after_its_end() {
             car("two")
         ),
     );
-    phase(&kubectl, "p", "Succeeded");
+    phase(kubectl, "p", "Succeeded");
     let order = std::fs::read_to_string(log.to_string()).expect("they wrote");
     assert_eq!(order, "one\ntwo\nmain\nend main\nend two\nend one\n");
-    event(&kubectl, "p", "Normal|Killing|Stopping container two");
+    event(kubectl, "p", "Normal|Killing|Stopping container two");
 }
 
-#[test]
-fn a_sidecar_that_ends_is_started_again_in_a_pod_that_never_restarts() {
-    let up = Up::of(VK_CMD).start();
-    let Some(kubectl) = up.kubectl() else {
-        return skip!("kubectl is missing");
-    };
+fn a_sidecar_that_ends_is_started_again_in_a_pod_that_never_restarts(cluster: &Cluster) {
+    let _agent = cluster.start_node(&[]);
+    let kubectl = cluster.kubectl();
     create(
-        &kubectl,
+        kubectl,
         "p",
         "  restartPolicy: Never
   terminationGracePeriodSeconds: 2
@@ -151,39 +154,36 @@ fn a_sidecar_that_ends_is_started_again_in_a_pod_that_never_restarts() {
 ",
     );
     becomes(
-        &kubectl,
+        kubectl,
         "p",
         ".status.initContainerStatuses[0].restartCount",
         "1",
     );
-    becomes(&kubectl, "p", &condition("Ready", "status"), "True");
+    becomes(kubectl, "p", &condition("Ready", "status"), "True");
     let last = ".status.initContainerStatuses[0].lastState.terminated.reason";
-    assert_eq!(get(&kubectl, "p", last), "Completed");
-    phase(&kubectl, "p", "Running");
+    assert_eq!(get(kubectl, "p", last), "Completed");
+    phase(kubectl, "p", "Running");
 }
 
-#[test]
-fn a_deadline_fails_the_pod_with_the_kubelets_words() {
-    let up = Up::of(VK_CMD).start();
-    let Some(kubectl) = up.kubectl() else {
-        return skip!("kubectl is missing");
-    };
+fn a_deadline_fails_the_pod_with_the_kubelets_words(cluster: &Cluster) {
+    let _agent = cluster.start_node(&[]);
+    let kubectl = cluster.kubectl();
     let spec = "  activeDeadlineSeconds: 1
   terminationGracePeriodSeconds: 5
   containers: [{name: c, image: host, command: [sleep, '600']}]
 ";
-    create(&kubectl, "p", spec);
-    phase(&kubectl, "p", "Failed");
-    assert_eq!(get(&kubectl, "p", ".status.reason"), "DeadlineExceeded");
+    create(kubectl, "p", spec);
+    phase(kubectl, "p", "Failed");
+    assert_eq!(get(kubectl, "p", ".status.reason"), "DeadlineExceeded");
     let words = "Pod was active on the node longer than the specified deadline";
-    assert_eq!(get(&kubectl, "p", ".status.message"), words);
-    event(&kubectl, "p", &format!("Normal|DeadlineExceeded|{words}"));
+    assert_eq!(get(kubectl, "p", ".status.message"), words);
+    event(kubectl, "p", &format!("Normal|DeadlineExceeded|{words}"));
     let code = ".status.containerStatuses[0].state.terminated.exitCode";
-    assert_eq!(get(&kubectl, "p", code), "143");
+    assert_eq!(get(kubectl, "p", code), "143");
     // The deadline may be set while the pod runs.
     let late = spec.replace("  activeDeadlineSeconds: 1\n", "");
-    create(&kubectl, "late", &late);
-    phase(&kubectl, "late", "Running");
+    create(kubectl, "late", &late);
+    phase(kubectl, "late", "Running");
     kubectl
         .words(&[
             "patch",
@@ -193,17 +193,14 @@ fn a_deadline_fails_the_pod_with_the_kubelets_words() {
             "{\"spec\":{\"activeDeadlineSeconds\":1}}",
         ])
         .ok();
-    becomes(&kubectl, "late", ".status.reason", "DeadlineExceeded");
+    becomes(kubectl, "late", ".status.reason", "DeadlineExceeded");
 }
 
-#[test]
-fn last_words_are_the_containers_or_its_logs() {
-    let up = Up::of(VK_CMD).start();
-    let Some(kubectl) = up.kubectl() else {
-        return skip!("kubectl is missing");
-    };
+fn last_words_are_the_containers_or_its_logs(cluster: &Cluster) {
+    let _agent = cluster.start_node(&[]);
+    let kubectl = cluster.kubectl();
     create(
-        &kubectl,
+        kubectl,
         "p",
         "  restartPolicy: Never
   containers:
@@ -215,11 +212,11 @@ fn last_words_are_the_containers_or_its_logs() {
   - {name: good, image: host, terminationMessagePolicy: FallbackToLogsOnError, command: [sh, -c, 'echo fine']}
 ",
     );
-    phase(&kubectl, "p", "Failed");
+    phase(kubectl, "p", "Failed");
     let message = |name: &str| {
         let path =
             format!(".status.containerStatuses[?(@.name==\"{name}\")].state.terminated.message");
-        get(&kubectl, "p", &path)
+        get(kubectl, "p", &path)
     };
     assert_eq!(message("file"), "done");
     assert_eq!(message("env"), "by-name");
@@ -235,42 +232,36 @@ fn last_words_are_the_containers_or_its_logs() {
     assert_eq!(message("good"), "");
 }
 
-#[test]
-fn an_ephemeral_container_joins_a_running_pod() {
-    let up = Up::of(VK_CMD).start();
-    let Some(kubectl) = up.kubectl() else {
-        return skip!("kubectl is missing");
-    };
+fn an_ephemeral_container_joins_a_running_pod(cluster: &Cluster) {
+    let _agent = cluster.start_node(&[]);
+    let kubectl = cluster.kubectl();
     create(
-        &kubectl,
+        kubectl,
         "p",
         "  terminationGracePeriodSeconds: 2
   containers: [{name: c, image: host, command: [sleep, '600']}]
 ",
     );
-    phase(&kubectl, "p", "Running");
+    phase(kubectl, "p", "Running");
     kubectl
         .run("debug p --image=host --container=look --attach=false -- sh -c echo\\ $PWD;exit\\ 3")
         .ok();
     let state = ".status.ephemeralContainerStatuses[0].state.terminated.exitCode";
     eventually("the ephemeral container ends", || {
-        let code = get(&kubectl, "p", state);
+        let code = get(kubectl, "p", state);
         if code.is_empty() { Err(code) } else { Ok(()) }
     });
-    phase(&kubectl, "p", "Running");
-    assert_eq!(get(&kubectl, "p", &condition("Ready", "status")), "True");
+    phase(kubectl, "p", "Running");
+    assert_eq!(get(kubectl, "p", &condition("Ready", "status")), "True");
     kubectl.run("logs p -c look").ok();
     kubectl.run("delete pod p --timeout=60s").ok();
 }
 
-#[test]
-fn conditions_that_others_change_come_back() {
-    let up = Up::of(VK_CMD).start();
-    let Some(kubectl) = up.kubectl() else {
-        return skip!("kubectl is missing");
-    };
+fn conditions_that_others_change_come_back(cluster: &Cluster) {
+    let _agent = cluster.start_node(&[]);
+    let kubectl = cluster.kubectl();
     create(
-        &kubectl,
+        kubectl,
         "p",
         "  terminationGracePeriodSeconds: 2
   readinessGates: [{conditionType: example.com/open}]
@@ -286,27 +277,23 @@ fn conditions_that_others_change_come_back() {
             .ok();
     };
     let ready = |field: &str| condition("Ready", field);
-    becomes(&kubectl, "p", &ready("reason"), "ReadinessGatesNotReady");
+    becomes(kubectl, "p", &ready("reason"), "ReadinessGatesNotReady");
     patch("example.com/open", "True");
-    becomes(&kubectl, "p", &ready("status"), "True");
+    becomes(kubectl, "p", &ready("status"), "True");
     // As the node controller does where the node was silent.
     patch("Ready", "False");
-    becomes(&kubectl, "p", &ready("status"), "True");
+    becomes(kubectl, "p", &ready("status"), "True");
     patch("example.com/open", "False");
-    becomes(&kubectl, "p", &ready("status"), "False");
-    let message = get(&kubectl, "p", &ready("message"));
+    becomes(kubectl, "p", &ready("status"), "False");
+    let message = get(kubectl, "p", &ready("message"));
     assert!(message.contains("example.com/open"), "{message}");
 }
 
-#[test]
-fn counts_and_ends_outlive_the_agent() {
-    let up = Up::of(VK_CMD).start();
-    if up.kubectl().is_none() {
-        return skip!("kubectl is missing");
-    }
-    let kubectl = up.kubectl().expect("it was there before");
+fn counts_and_ends_outlive_the_agent(cluster: &Cluster) {
+    let agent = cluster.start_node(&[]);
+    let kubectl = cluster.kubectl();
     create(
-        &kubectl,
+        kubectl,
         "p",
         "  restartPolicy: OnFailure
   terminationGracePeriodSeconds: 2
@@ -316,13 +303,12 @@ fn counts_and_ends_outlive_the_agent() {
     );
     let restarts = ".status.containerStatuses[0].restartCount";
     let last = ".status.containerStatuses[0].lastState.terminated";
-    becomes(&kubectl, "p", restarts, "1");
-    becomes(&kubectl, "p", &condition("Ready", "status"), "True");
-    let since = get(&kubectl, "p", &condition("Ready", "lastTransitionTime"));
-    let id = get(&kubectl, "p", ".status.containerStatuses[0].containerID");
-    let place = up.kill();
-    let up = Up::of(VK_CMD).at(&place).start();
-    let kubectl = up.kubectl().expect("it was there before");
+    becomes(kubectl, "p", restarts, "1");
+    becomes(kubectl, "p", &condition("Ready", "status"), "True");
+    let since = get(kubectl, "p", &condition("Ready", "lastTransitionTime"));
+    let id = get(kubectl, "p", ".status.containerStatuses[0].containerID");
+    let place = agent.kill();
+    let _agent = cluster.restart_node(&place, &[]);
     // A condition that is ours and wrong shows that the new agent looks after the pod.
     let wrong =
         "{\"status\":{\"conditions\":[{\"type\":\"ContainersReady\",\"status\":\"False\"}]}}";
@@ -330,35 +316,32 @@ fn counts_and_ends_outlive_the_agent() {
         .words(&["patch", "pod", "p", "--subresource=status", "-p", wrong])
         .ok();
     becomes(
-        &kubectl,
+        kubectl,
         "p",
         &condition("ContainersReady", "status"),
         "True",
     );
-    assert_eq!(get(&kubectl, "p", restarts), "1");
-    assert_eq!(get(&kubectl, "p", &format!("{last}.exitCode")), "4");
-    assert_eq!(get(&kubectl, "p", &format!("{last}.message")), "bye");
+    assert_eq!(get(kubectl, "p", restarts), "1");
+    assert_eq!(get(kubectl, "p", &format!("{last}.exitCode")), "4");
+    assert_eq!(get(kubectl, "p", &format!("{last}.message")), "bye");
     assert_eq!(
-        get(&kubectl, "p", ".status.containerStatuses[0].containerID"),
+        get(kubectl, "p", ".status.containerStatuses[0].containerID"),
         id
     );
     assert_eq!(
-        get(&kubectl, "p", &condition("Ready", "lastTransitionTime")),
+        get(kubectl, "p", &condition("Ready", "lastTransitionTime")),
         since
     );
     let init = ".status.initContainerStatuses[0].restartCount";
-    assert_eq!(get(&kubectl, "p", init), "0");
+    assert_eq!(get(kubectl, "p", init), "0");
     kubectl.run("delete pod p --timeout=60s").ok();
 }
 
-#[test]
-fn what_cannot_hold_is_named_once() {
-    let up = Up::of(VK_CMD).start();
-    let Some(kubectl) = up.kubectl() else {
-        return skip!("kubectl is missing");
-    };
+fn what_cannot_hold_is_named_once(cluster: &Cluster) {
+    let _agent = cluster.start_node(&[]);
+    let kubectl = cluster.kubectl();
     create(
-        &kubectl,
+        kubectl,
         "p",
         "  restartPolicy: Never
   shareProcessNamespace: true
@@ -367,9 +350,9 @@ fn what_cannot_hold_is_named_once() {
   containers: [{name: c, image: host, command: ['true']}]
 ",
     );
-    phase(&kubectl, "p", "Succeeded");
+    phase(kubectl, "p", "Succeeded");
     eventually("one warning names all", || {
-        let all = events(&kubectl, "p");
+        let all = events(kubectl, "p");
         let warnings: Vec<_> = all
             .lines()
             .filter(|line| line.starts_with("Warning|Unsupported|"))

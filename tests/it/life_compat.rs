@@ -1,8 +1,15 @@
 //! The documents' semantics: every state of `docs/compat.md` that can occur, reached.
 
-use testkit::{Kubectl, Up, eventually, skip};
+use testkit::{Agent, Cluster, Kubectl, eventually};
 
-use crate::VK_CMD;
+use crate::both::both;
+
+both![
+    the_end_of_a_process_is_the_documented_one,
+    what_keeps_a_container_from_starting_is_the_documented_state,
+    a_running_container_has_the_documented_state_and_conditions,
+    a_pod_chooses_for_itself,
+];
 
 /// A pod whose main container `c` runs a script of the volume `s`. `before` is run by an
 /// init container, in its own directory beside that of `c`; what it breaks in the volume stays
@@ -47,18 +54,13 @@ fn ends(kubectl: &Kubectl, name: &str, phase: &str, code: &str, reason: &str, me
     assert_eq!(end(kubectl, name, phase), wanted, "{name}");
 }
 
-fn up() -> Up {
-    Up::of(VK_CMD)
-        .args(&["--compat", "virtual-kubelet-cmd"])
-        .start()
+fn documented(cluster: &Cluster) -> Agent {
+    cluster.start_node(&["--compat", "virtual-kubelet-cmd"])
 }
 
-#[test]
-fn the_end_of_a_process_is_the_documented_one() {
-    let up = up();
-    let Some(kubectl) = up.kubectl() else {
-        return skip!("kubectl is missing");
-    };
+fn the_end_of_a_process_is_the_documented_one(cluster: &Cluster) {
+    let _agent = documented(cluster);
+    let kubectl = cluster.kubectl();
     for (name, script) in [
         ("completed", "echo fine"),
         ("stderr", "echo wrong >&2"),
@@ -69,15 +71,15 @@ fn the_end_of_a_process_is_the_documented_one() {
     }
     // get-cont-completed
     let words = "Remaining processes are zombies";
-    ends(&kubectl, "completed", "Succeeded", "0", "completed", words);
+    ends(kubectl, "completed", "Succeeded", "0", "completed", words);
     // get-cont-stderrNotEmpty
     let words = "The stderr file is not empty.";
-    ends(&kubectl, "stderr", "Failed", "3", "stderrNotEmpty", words);
-    ends(&kubectl, "own-code", "Failed", "7", "Error", "");
+    ends(kubectl, "stderr", "Failed", "3", "stderrNotEmpty", words);
+    ends(kubectl, "own-code", "Failed", "7", "Error", "");
     // get-cont-getStderrFileInfoError
     let words = "Error getting stderr file info";
     ends(
-        &kubectl,
+        kubectl,
         "gone",
         "Failed",
         "2",
@@ -85,21 +87,18 @@ fn the_end_of_a_process_is_the_documented_one() {
         words,
     );
     // It ran once, though its policy says Always.
-    let policy = get(&kubectl, "completed", ".spec.restartPolicy");
+    let policy = get(kubectl, "completed", ".spec.restartPolicy");
     let count = get(
-        &kubectl,
+        kubectl,
         "completed",
         ".status.containerStatuses[0].restartCount",
     );
     assert_eq!((&*policy, &*count), ("Always", "0"));
 }
 
-#[test]
-fn what_keeps_a_container_from_starting_is_the_documented_state() {
-    let up = up();
-    let Some(kubectl) = up.kubectl() else {
-        return skip!("kubectl is missing");
-    };
+fn what_keeps_a_container_from_starting_is_the_documented_state(cluster: &Cluster) {
+    let _agent = documented(cluster);
+    let kubectl = cluster.kubectl();
     for (name, before) in [
         ("stdout-file", "mkdir -p ../c/stdout/x"),
         ("stderr-file", "mkdir -p ../c/stderr/x"),
@@ -114,7 +113,7 @@ fn what_keeps_a_container_from_starting_is_the_documented_state() {
     // create-cont-createStdoutFileError
     let words = "failed to create stdout file";
     ends(
-        &kubectl,
+        kubectl,
         "stdout-file",
         "Failed",
         "1",
@@ -124,7 +123,7 @@ fn what_keeps_a_container_from_starting_is_the_documented_state() {
     // create-cont-createStderrFileError
     let words = "failed to create stderr file";
     ends(
-        &kubectl,
+        kubectl,
         "stderr-file",
         "Failed",
         "1",
@@ -132,7 +131,7 @@ fn what_keeps_a_container_from_starting_is_the_documented_state() {
         words,
     );
     // create-cont-writePgidError
-    let (code, reason, message) = end(&kubectl, "pgid-file", "Failed");
+    let (code, reason, message) = end(kubectl, "pgid-file", "Failed");
     assert_eq!((&*code, &*reason), ("1", "writePgidError"));
     assert!(
         message.starts_with("failed to write pgid to file /"),
@@ -140,18 +139,18 @@ fn what_keeps_a_container_from_starting_is_the_documented_state() {
     );
     assert!(message.contains("/c/pgid; error: "), "{message}");
     // create-cont-copyFileError
-    let (code, reason, message) = end(&kubectl, "copy", "Failed");
+    let (code, reason, message) = end(kubectl, "copy", "Failed");
     assert_eq!((&*code, &*reason), ("1", "copyFileError"));
     assert!(message.starts_with("Failed to copy file "), "{message}");
     assert!(message.contains("; error: "), "{message}");
     // create-cont-readDefaultVolDirError
-    let (code, reason, message) = end(&kubectl, "read", "Failed");
+    let (code, reason, message) = end(kubectl, "read", "Failed");
     assert_eq!((&*code, &*reason), ("1", "readDefaultVolDirError"));
     let words = "Failed to read default volume directory ";
     assert!(message.starts_with(words), "{message}");
     // create--cont-cmdStartError
     ends(
-        &kubectl,
+        kubectl,
         "start",
         "Failed",
         "1",
@@ -159,40 +158,37 @@ fn what_keeps_a_container_from_starting_is_the_documented_state() {
         "cmd.Start() failed",
     );
     let started = ".status.containerStatuses[0].state.terminated.startedAt";
-    let start = get(&kubectl, "start", ".status.startTime");
-    assert_eq!(get(&kubectl, "start", started), start);
+    let start = get(kubectl, "start", ".status.startTime");
+    assert_eq!(get(kubectl, "start", started), start);
 }
 
-#[test]
-fn a_running_container_has_the_documented_state_and_conditions() {
-    let up = up();
-    let Some(kubectl) = up.kubectl() else {
-        return skip!("kubectl is missing");
-    };
+fn a_running_container_has_the_documented_state_and_conditions(cluster: &Cluster) {
+    let _agent = documented(cluster);
+    let kubectl = cluster.kubectl();
     kubectl.pipe("create -f -", &pod("p", "", "sleep 600")).ok();
     kubectl
         .run("wait --for=condition=Ready pod/p --timeout=60s")
         .ok();
     // create-cont-containerStarted, get-cont-running
     let running = get(
-        &kubectl,
+        kubectl,
         "p",
         ".status.containerStatuses[0].state.running.startedAt",
     );
     assert!(!running.is_empty());
     let type_ = ".status.conditions[*].type";
-    assert_eq!(get(&kubectl, "p", type_), "PodScheduled Initialized Ready");
+    assert_eq!(get(kubectl, "p", type_), "PodScheduled Initialized Ready");
     let since = |type_: &str| {
         let path = format!(".status.conditions[?(@.type==\"{type_}\")].lastTransitionTime");
-        get(&kubectl, "p", &path)
+        get(kubectl, "p", &path)
     };
-    let start = get(&kubectl, "p", ".status.startTime");
+    let start = get(kubectl, "p", ".status.startTime");
     assert_eq!(since("PodScheduled"), start);
     assert_eq!(since("Initialized"), start);
     assert_eq!(since("Ready"), running);
 
     // create-cont-cmdWaitError: whoever waits for the process is gone.
-    let uid = get(&kubectl, "p", ".metadata.uid");
+    let uid = get(kubectl, "p", ".metadata.uid");
     let shim = eventually("the shim of the pod", || {
         let mut found = Vec::new();
         for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
@@ -217,7 +213,7 @@ fn a_running_container_has_the_documented_state_and_conditions() {
     let shim = nix::unistd::Pid::from_raw(shim);
     nix::sys::signal::kill(shim, nix::sys::signal::Signal::SIGKILL).expect("it runs");
     ends(
-        &kubectl,
+        kubectl,
         "p",
         "Failed",
         "1",
@@ -226,12 +222,9 @@ fn a_running_container_has_the_documented_state_and_conditions() {
     );
 }
 
-#[test]
-fn a_pod_chooses_for_itself() {
-    let up = Up::of(VK_CMD).start();
-    let Some(kubectl) = up.kubectl() else {
-        return skip!("kubectl is missing");
-    };
+fn a_pod_chooses_for_itself(cluster: &Cluster) {
+    let _agent = cluster.start_node(&[]);
+    let kubectl = cluster.kubectl();
     let chosen = pod("chosen", "", "echo wrong >&2").replace(
         "kind: Pod\nmetadata: {name: chosen}",
         "kind: Pod\nmetadata: {name: chosen, annotations: {vk-cmd/compat: virtual-kubelet-cmd}}",
@@ -241,6 +234,6 @@ fn a_pod_chooses_for_itself() {
         .replace("  containers:", "  restartPolicy: Never\n  containers:");
     kubectl.pipe("create -f -", &plain).ok();
     let words = "The stderr file is not empty.";
-    ends(&kubectl, "chosen", "Failed", "3", "stderrNotEmpty", words);
-    ends(&kubectl, "plain", "Succeeded", "0", "Completed", "");
+    ends(kubectl, "chosen", "Failed", "3", "stderrNotEmpty", words);
+    ends(kubectl, "plain", "Succeeded", "0", "Completed", "");
 }

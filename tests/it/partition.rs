@@ -165,16 +165,15 @@ fn two_nodes_share_a_home(cluster: &Cluster) {
     }
     let home = one.home();
     let pids = ["on-one", "on-two"].map(|name| first_start(&home, name));
-    let name = cluster.node("one");
     drop(one.kill());
-    let one = Agent::of(crate::VK_CMD, cluster.kubeconfig(), &name).args(&["--no-taint"]).at(&place).start();
+    let one = cluster.agent("one").at(&place).start();
     cluster.kubectl().run("delete pod on-one --timeout=60s").ok();
     assert!(!runs(pids[0]));
     assert!(runs(pids[1]), "{}", one.log());
     cluster.kubectl().run("delete pod on-two --timeout=60s").ok();
     assert!(!runs(pids[1]), "{}", two.log());
     // One agent a node: a second of that name in that home is told who is there.
-    let mut third = Agent::of(crate::VK_CMD, cluster.kubeconfig(), &name).at(&place).start();
+    let mut third = cluster.agent("one").at(&place).start();
     assert_eq!(third.ended().code(), Some(1));
     assert!(third.log().contains(&format!("pid {} on ", one.pid())), "{}", third.log());
 }

@@ -8,9 +8,20 @@ use std::sync::{
     atomic::{AtomicU16, Ordering},
 };
 
-use testkit::{Kubectl, Up, eventually, skip};
+use testkit::{Cluster, Kubectl, eventually};
 
-use crate::VK_CMD;
+use crate::both::both;
+
+both![
+    readiness_follows_its_probe_and_touches_nothing_else,
+    a_container_that_fails_its_liveness_probe_is_ended_within_the_probes_grace_and_restarted,
+    the_other_probes_wait_for_the_startup_probe,
+    http_and_tcp_probes_reach_the_nodes_loopback_by_number_and_by_name,
+    a_probe_that_cannot_look_says_so_and_counts_for_nothing,
+    hooks_run_after_the_start_and_before_sigterm,
+    hooks_that_fail_or_hang_end_as_with_a_kubelet,
+    a_new_agent_takes_no_pod_out_of_service_and_runs_no_hook_again,
+];
 
 /// A pod of one container; `spec` and `container` are in YAML's flow form.
 fn create(kubectl: &Kubectl, name: &str, spec: &str, container: &str) {
@@ -93,40 +104,36 @@ impl Server {
     }
 }
 
-#[test]
-fn readiness_follows_its_probe_and_touches_nothing_else() {
-    let up = Up::of(VK_CMD).start();
-    let Some(kubectl) = up.kubectl() else {
-        return skip!("kubectl is missing");
-    };
-    let file = up.home().join("ready");
+fn readiness_follows_its_probe_and_touches_nothing_else(cluster: &Cluster) {
+    let agent = cluster.start_node(&[]);
+    let kubectl = cluster.kubectl();
+    let file = agent.home().join("ready");
     let probe = format!(
         "command: [sleep, infinity], readinessProbe: {{exec: {{command: [cat, {}]}}, periodSeconds: 1, failureThreshold: 1}}",
         file.display()
     );
-    create(&kubectl, "web", "", &probe);
-    becomes(&kubectl, "web", ".status.phase", "Running");
-    assert_eq!(get(&kubectl, "web", READY), "False");
-    assert_eq!(get(&kubectl, "web", &format!("{STATUS}.started")), "true");
+    create(kubectl, "web", "", &probe);
+    becomes(kubectl, "web", ".status.phase", "Running");
+    assert_eq!(get(kubectl, "web", READY), "False");
+    assert_eq!(get(kubectl, "web", &format!("{STATUS}.started")), "true");
     let missing = format!(
         "Warning|Unhealthy|Readiness probe failed: cat: {}: No such file or directory",
         file.display()
     );
-    event(&kubectl, "web", &missing);
+    event(kubectl, "web", &missing);
     std::fs::write(&file, "yes").expect("a file");
-    becomes(&kubectl, "web", READY, "True");
+    becomes(kubectl, "web", READY, "True");
     std::fs::remove_file(&file).expect("removed");
-    becomes(&kubectl, "web", READY, "False");
-    assert_eq!(get(&kubectl, "web", &format!("{STATUS}.restartCount")), "0");
+    becomes(kubectl, "web", READY, "False");
+    assert_eq!(get(kubectl, "web", &format!("{STATUS}.restartCount")), "0");
 }
 
-#[test]
-fn a_container_that_fails_its_liveness_probe_is_ended_within_the_probes_grace_and_restarted() {
-    let up = Up::of(VK_CMD).start();
-    let Some(kubectl) = up.kubectl() else {
-        return skip!("kubectl is missing");
-    };
-    let file = up.home().join("alive");
+fn a_container_that_fails_its_liveness_probe_is_ended_within_the_probes_grace_and_restarted(
+    cluster: &Cluster,
+) {
+    let agent = cluster.start_node(&[]);
+    let kubectl = cluster.kubectl();
+    let file = agent.home().join("alive");
     std::fs::write(&file, "yes").expect("a file");
     // It would outlive the pod's grace.
     let script = format!(
@@ -134,42 +141,39 @@ fn a_container_that_fails_its_liveness_probe_is_ended_within_the_probes_grace_an
         file.display()
     );
     create(
-        &kubectl,
+        kubectl,
         "worker",
         "terminationGracePeriodSeconds: 3600,",
         &script,
     );
-    becomes(&kubectl, "worker", READY, "True");
+    becomes(kubectl, "worker", READY, "True");
     std::fs::remove_file(&file).expect("removed");
-    becomes(&kubectl, "worker", &format!("{STATUS}.restartCount"), "1");
+    becomes(kubectl, "worker", &format!("{STATUS}.restartCount"), "1");
     std::fs::write(&file, "yes").expect("a file");
     event(
-        &kubectl,
+        kubectl,
         "worker",
         "Warning|Unhealthy|Liveness probe failed:",
     );
     event(
-        &kubectl,
+        kubectl,
         "worker",
         "Normal|Killing|Container c failed liveness probe, will be restarted",
     );
     let last = get(
-        &kubectl,
+        kubectl,
         "worker",
         &format!("{STATUS}.lastState.terminated.exitCode"),
     );
     assert_eq!(last, "137");
-    becomes(&kubectl, "worker", READY, "True");
+    becomes(kubectl, "worker", READY, "True");
     kubectl.run("delete pod worker --grace-period=1").ok();
 }
 
-#[test]
-fn the_other_probes_wait_for_the_startup_probe() {
-    let up = Up::of(VK_CMD).start();
-    let Some(kubectl) = up.kubectl() else {
-        return skip!("kubectl is missing");
-    };
-    let (started, asked) = (up.home().join("started"), up.home().join("asked"));
+fn the_other_probes_wait_for_the_startup_probe(cluster: &Cluster) {
+    let agent = cluster.start_node(&[]);
+    let kubectl = cluster.kubectl();
+    let (started, asked) = (agent.home().join("started"), agent.home().join("asked"));
     let probe = |kind: &str, script: &str| {
         format!(
             "{kind}Probe: {{exec: {{command: [sh, -c, \"{script}\"]}}, periodSeconds: 1, failureThreshold: 60}}"
@@ -191,17 +195,17 @@ fn the_other_probes_wait_for_the_startup_probe() {
         ),
         probe("liveness", &format!("echo liveness >> {}", asked.display())),
     ];
-    create(&kubectl, "slow", "", &container.join(", "));
+    create(kubectl, "slow", "", &container.join(", "));
     eventually("two looks at the start", || {
         let lines = lines(&asked);
         if lines.len() >= 2 { Ok(()) } else { Err(lines) }
     });
-    assert_eq!(get(&kubectl, "slow", &format!("{STATUS}.started")), "false");
-    assert_eq!(get(&kubectl, "slow", READY), "False");
+    assert_eq!(get(kubectl, "slow", &format!("{STATUS}.started")), "false");
+    assert_eq!(get(kubectl, "slow", READY), "False");
     assert!(lines(&asked).iter().all(|line| line == "startup"));
     std::fs::write(&started, "yes").expect("a file");
-    becomes(&kubectl, "slow", READY, "True");
-    becomes(&kubectl, "slow", &format!("{STATUS}.started"), "true");
+    becomes(kubectl, "slow", READY, "True");
+    becomes(kubectl, "slow", &format!("{STATUS}.started"), "true");
     let lines = eventually("the others were asked", || {
         let lines = lines(&asked);
         let both = ["readiness", "liveness"]
@@ -214,26 +218,23 @@ fn the_other_probes_wait_for_the_startup_probe() {
     assert!(last < first, "{lines:?}");
 }
 
-#[test]
-fn http_and_tcp_probes_reach_the_nodes_loopback_by_number_and_by_name() {
-    let up = Up::of(VK_CMD).start();
-    let Some(kubectl) = up.kubectl() else {
-        return skip!("kubectl is missing");
-    };
+fn http_and_tcp_probes_reach_the_nodes_loopback_by_number_and_by_name(cluster: &Cluster) {
+    let _agent = cluster.start_node(&[]);
+    let kubectl = cluster.kubectl();
     let server = Server::start();
     let http = format!(
         "command: [sleep, infinity], ports: [{{name: web, containerPort: {}}}], readinessProbe: {{httpGet: {{port: web, path: /health, httpHeaders: [{{name: X-From, value: pod}}]}}, periodSeconds: 1}}",
         server.port
     );
-    create(&kubectl, "http", "", &http);
+    create(kubectl, "http", "", &http);
     event(
-        &kubectl,
+        kubectl,
         "http",
         "Warning|Unhealthy|Readiness probe failed: HTTP probe failed with statuscode: 500",
     );
-    assert_eq!(get(&kubectl, "http", READY), "False");
+    assert_eq!(get(kubectl, "http", READY), "False");
     server.status.store(204, Ordering::SeqCst);
-    becomes(&kubectl, "http", READY, "True");
+    becomes(kubectl, "http", READY, "True");
     let request = server.requests.lock().expect("no panic")[0].clone();
     for line in [
         "GET /health HTTP/1.1\r\n",
@@ -249,22 +250,22 @@ fn http_and_tcp_probes_reach_the_nodes_loopback_by_number_and_by_name() {
     let tcp = format!(
         "command: [sleep, infinity], readinessProbe: {{tcpSocket: {{port: {port}}}, periodSeconds: 1}}"
     );
-    create(&kubectl, "tcp", "", &tcp);
+    create(kubectl, "tcp", "", &tcp);
     event(
-        &kubectl,
+        kubectl,
         "tcp",
         &format!(
             "Warning|Unhealthy|Readiness probe failed: dial tcp 127.0.0.1:{port}: connect: connection refused"
         ),
     );
     let _listener = TcpListener::bind(("127.0.0.1", port)).expect("still free");
-    becomes(&kubectl, "tcp", READY, "True");
+    becomes(kubectl, "tcp", READY, "True");
     // gRPC: somebody listens who does not speak it.
     let grpc = format!(
         "command: [sleep, infinity], readinessProbe: {{grpc: {{port: {}}}, periodSeconds: 1}}",
         server.port
     );
-    create(&kubectl, "grpc", "", &grpc);
+    create(kubectl, "grpc", "", &grpc);
     eventually("the failure of the gRPC probe is told", || {
         let all = kubectl
             .run("get events --field-selector involvedObject.name=grpc")
@@ -277,45 +278,39 @@ fn http_and_tcp_probes_reach_the_nodes_loopback_by_number_and_by_name() {
     });
 }
 
-#[test]
-fn a_probe_that_cannot_look_says_so_and_counts_for_nothing() {
-    let up = Up::of(VK_CMD).start();
-    let Some(kubectl) = up.kubectl() else {
-        return skip!("kubectl is missing");
-    };
+fn a_probe_that_cannot_look_says_so_and_counts_for_nothing(cluster: &Cluster) {
+    let _agent = cluster.start_node(&[]);
+    let kubectl = cluster.kubectl();
     let container = "command: [sleep, infinity], ports: [{name: web, containerPort: 80}], livenessProbe: {tcpSocket: {port: nosuch}, periodSeconds: 1, failureThreshold: 1}";
-    create(&kubectl, "named", "", container);
+    create(kubectl, "named", "", container);
     event(
-        &kubectl,
+        kubectl,
         "named",
         "Warning|Unhealthy|Liveness probe errored and resulted in unknown state: the container has no port named \"nosuch\" (its ports are named web); a number works as well",
     );
     let container = "command: [sleep, infinity], livenessProbe: {exec: {command: [no-such-program]}, periodSeconds: 1, failureThreshold: 1}";
-    create(&kubectl, "program", "", container);
+    create(kubectl, "program", "", container);
     event(
-        &kubectl,
+        kubectl,
         "program",
         "Warning|Unhealthy|Liveness probe errored and resulted in unknown state: failed to exec in container: exec: \"no-such-program\": executable file not found in $PATH",
     );
     let container = "command: [sleep, infinity], readinessProbe: {exec: {command: [sleep, infinity]}, periodSeconds: 1, timeoutSeconds: 1}";
-    create(&kubectl, "hangs", "", container);
+    create(kubectl, "hangs", "", container);
     event(
-        &kubectl,
+        kubectl,
         "hangs",
         "Warning|Unhealthy|Readiness probe failed: command timed out: \"sleep infinity\" timed out after 1s",
     );
     for name in ["named", "program", "hangs"] {
-        assert_eq!(get(&kubectl, name, &format!("{STATUS}.restartCount")), "0");
+        assert_eq!(get(kubectl, name, &format!("{STATUS}.restartCount")), "0");
     }
 }
 
-#[test]
-fn hooks_run_after_the_start_and_before_sigterm() {
-    let up = Up::of(VK_CMD).start();
-    let Some(kubectl) = up.kubectl() else {
-        return skip!("kubectl is missing");
-    };
-    let (log, gate) = (up.home().join("log"), up.home().join("gate"));
+fn hooks_run_after_the_start_and_before_sigterm(cluster: &Cluster) {
+    let agent = cluster.start_node(&[]);
+    let kubectl = cluster.kubectl();
+    let (log, gate) = (agent.home().join("log"), agent.home().join("gate"));
     let log_to = |word: &str| format!("echo {word} >> {}", log.display());
     let container = format!(
         "command: [bash, -c, \"trap '{}; exit 0' TERM; {}; while :; do sleep 0.1; done\"], lifecycle: {{postStart: {{exec: {{command: [bash, -c, \"until [ -e {} ]; do sleep 0.05; done; {}\"]}}}}, preStop: {{exec: {{command: [bash, -c, \"{}; sleep 0.3; {}\"]}}}}}}",
@@ -326,7 +321,7 @@ fn hooks_run_after_the_start_and_before_sigterm() {
         log_to("pre-stop"),
         log_to("pre-stopped")
     );
-    create(&kubectl, "hooked", "", &container);
+    create(kubectl, "hooked", "", &container);
     eventually("the command runs", || {
         let lines = lines(&log);
         if lines == ["main"] {
@@ -336,9 +331,9 @@ fn hooks_run_after_the_start_and_before_sigterm() {
         }
     });
     // As long as the hook runs the container does not count as running.
-    assert_eq!(get(&kubectl, "hooked", ".status.phase"), "Pending");
+    assert_eq!(get(kubectl, "hooked", ".status.phase"), "Pending");
     std::fs::write(&gate, "").expect("a file");
-    becomes(&kubectl, "hooked", READY, "True");
+    becomes(kubectl, "hooked", READY, "True");
     kubectl.run("delete pod hooked --timeout=60s").ok();
     assert_eq!(
         lines(&log),
@@ -346,26 +341,23 @@ fn hooks_run_after_the_start_and_before_sigterm() {
     );
 }
 
-#[test]
-fn hooks_that_fail_or_hang_end_as_with_a_kubelet() {
-    let up = Up::of(VK_CMD).start();
-    let Some(kubectl) = up.kubectl() else {
-        return skip!("kubectl is missing");
-    };
+fn hooks_that_fail_or_hang_end_as_with_a_kubelet(cluster: &Cluster) {
+    let agent = cluster.start_node(&[]);
+    let kubectl = cluster.kubectl();
     let container =
         "command: [sleep, infinity], lifecycle: {postStart: {exec: {command: [sh, -c, exit 3]}}}";
-    create(&kubectl, "post", "restartPolicy: Never,", container);
+    create(kubectl, "post", "restartPolicy: Never,", container);
     event(
-        &kubectl,
+        kubectl,
         "post",
         "Warning|FailedPostStartHook|PostStartHook failed",
     );
-    becomes(&kubectl, "post", ".status.phase", "Failed");
+    becomes(kubectl, "post", ".status.phase", "Failed");
     // What no kubelet runs fails here as well.
     let container = "command: [sleep, infinity], lifecycle: {postStart: {tcpSocket: {port: 80}}}";
-    create(&kubectl, "tcp", "restartPolicy: Never,", container);
+    create(kubectl, "tcp", "restartPolicy: Never,", container);
     event(
-        &kubectl,
+        kubectl,
         "tcp",
         "Warning|FailedPostStartHook|PostStartHook failed",
     );
@@ -375,8 +367,8 @@ fn hooks_that_fail_or_hang_end_as_with_a_kubelet() {
         "command: [sleep, infinity], lifecycle: {{postStart: {{httpGet: {{port: {}, path: /begin}}}}, preStop: {{sleep: {{seconds: 1}}}}}}",
         server.port
     );
-    create(&kubectl, "get", "", &container);
-    becomes(&kubectl, "get", READY, "True");
+    create(kubectl, "get", "", &container);
+    becomes(kubectl, "get", READY, "True");
     let request = server.requests.lock().expect("no panic")[0].clone();
     assert!(request.starts_with("GET /begin HTTP/1.1\r\n"), "{request}");
     assert!(
@@ -385,64 +377,60 @@ fn hooks_that_fail_or_hang_end_as_with_a_kubelet() {
     );
     kubectl.run("delete pod get --timeout=60s").ok();
     // A hook that hangs has the grace, no more, and its processes go with the container.
-    let pid = up.home().join("pid");
+    let pid = agent.home().join("pid");
     let container = format!(
         "command: [sleep, infinity], lifecycle: {{preStop: {{exec: {{command: [bash, -c, \"echo $$ > {}; sleep infinity\"]}}}}}}",
         pid.display()
     );
     create(
-        &kubectl,
+        kubectl,
         "hangs",
         "terminationGracePeriodSeconds: 1,",
         &container,
     );
-    becomes(&kubectl, "hangs", READY, "True");
+    becomes(kubectl, "hangs", READY, "True");
     kubectl.run("delete pod hangs --timeout=60s").ok();
     let pid = lines(&pid).concat();
     assert!(!pid.is_empty(), "the hook ran");
     assert!(!Path::new("/proc").join(pid).exists());
     let container =
         "command: [sleep, infinity], lifecycle: {preStop: {exec: {command: [sh, -c, exit 1]}}}";
-    create(&kubectl, "pre", "", container);
-    becomes(&kubectl, "pre", READY, "True");
+    create(kubectl, "pre", "", container);
+    becomes(kubectl, "pre", READY, "True");
     kubectl.run("delete pod pre --timeout=60s").ok();
     event(
-        &kubectl,
+        kubectl,
         "pre",
         "Warning|FailedPreStopHook|PreStopHook failed",
     );
 }
 
-#[test]
-fn a_new_agent_takes_no_pod_out_of_service_and_runs_no_hook_again() {
-    let up = Up::of(VK_CMD).start();
-    let Some(kubectl) = up.kubectl() else {
-        return skip!("kubectl is missing");
-    };
-    let log = up.home().join("log");
+fn a_new_agent_takes_no_pod_out_of_service_and_runs_no_hook_again(cluster: &Cluster) {
+    let agent = cluster.start_node(&[]);
+    let kubectl = cluster.kubectl();
+    let log = agent.home().join("log");
     let container = format!(
         "command: [sleep, infinity], readinessProbe: {{exec: {{command: [\"true\"]}}, periodSeconds: 1}}, startupProbe: {{exec: {{command: [\"true\"]}}, periodSeconds: 1}}, lifecycle: {{postStart: {{exec: {{command: [bash, -c, \"echo post >> {0}\"]}}}}, preStop: {{exec: {{command: [bash, -c, \"echo pre >> {0}; sleep infinity\"]}}}}}}",
         log.display()
     );
     create(
-        &kubectl,
+        kubectl,
         "steady",
         "terminationGracePeriodSeconds: 20,",
         &container,
     );
-    becomes(&kubectl, "steady", READY, "True");
+    becomes(kubectl, "steady", READY, "True");
     let since = ".status.conditions[?(@.type==\"Ready\")].lastTransitionTime";
     let before = (
-        get(&kubectl, "steady", since),
-        get(&kubectl, "steady", &format!("{STATUS}.containerID")),
+        get(kubectl, "steady", since),
+        get(kubectl, "steady", &format!("{STATUS}.containerID")),
     );
-    let place = up.kill();
-    let up = Up::of(VK_CMD).at(&place).start();
-    let kubectl = up.kubectl().expect("it was there before");
-    becomes(&kubectl, "steady", READY, "True");
+    let place = agent.kill();
+    let agent = cluster.restart_node(&place, &[]);
+    becomes(kubectl, "steady", READY, "True");
     let after = (
-        get(&kubectl, "steady", since),
-        get(&kubectl, "steady", &format!("{STATUS}.containerID")),
+        get(kubectl, "steady", since),
+        get(kubectl, "steady", &format!("{STATUS}.containerID")),
     );
     assert_eq!(before, after);
     kubectl.run("delete pod steady --wait=false").ok();
@@ -454,9 +442,8 @@ fn a_new_agent_takes_no_pod_out_of_service_and_runs_no_hook_again() {
             Err(lines)
         }
     });
-    let place = up.kill();
-    let up = Up::of(VK_CMD).at(&place).start();
-    let kubectl = up.kubectl().expect("it was there before");
+    let place = agent.kill();
+    let _agent = cluster.restart_node(&place, &[]);
     // SIGTERM at once: the hook has had its turn.
     kubectl
         .run("wait --for=delete pod/steady --timeout=60s")

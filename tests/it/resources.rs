@@ -1,19 +1,18 @@
 //! Requests, limits, cores and eviction, as a user sees them.
 
 use serde_json::{Value, json};
-use testkit::{Kubectl, Up, eventually, skip};
+use testkit::{Cluster, Kubectl, eventually, skip};
 
-use crate::VK_CMD;
+use crate::both::both;
 
-macro_rules! cluster {
-    ($($arg:expr),*) => {{
-        let up = Up::of(VK_CMD).args(&[$($arg),*]).start();
-        match up.kubectl() {
-            Some(kubectl) => (up, kubectl),
-            None => return skip!("kubectl is missing"),
-        }
-    }};
-}
+both![
+    a_container_over_its_memory_limit_is_killed_and_says_so,
+    a_pod_that_does_not_fit_is_refused_in_the_kubelets_words,
+    whole_cpus_of_a_guaranteed_pod_are_its_own_across_a_restart,
+    a_pod_that_outgrows_its_ephemeral_storage_is_evicted,
+    a_node_short_of_memory_says_so_and_evicts,
+    logs_rotate_and_data_of_dead_pods_goes_as_settings_say,
+];
 
 fn pod(name: &str, resources: Value, script: &str) -> String {
     json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name},
@@ -44,26 +43,21 @@ fn in_phase(kubectl: &Kubectl, name: &str, phase: &str) -> Value {
     })
 }
 
-fn node_name(kubectl: &Kubectl) -> String {
-    let name = kubectl.run("get nodes -o jsonpath={.items[0].metadata.name}");
-    name.ok()
-}
-
 /// Cores that this process may use.
 fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-#[test]
-fn a_container_over_its_memory_limit_is_killed_and_says_so() {
-    let (_up, kubectl) = cluster!();
+fn a_container_over_its_memory_limit_is_killed_and_says_so(cluster: &Cluster) {
+    let _agent = cluster.start_node(&[]);
+    let kubectl = cluster.kubectl();
     // A child of the shell takes the memory: the whole tree counts, and goes.
     let script = "head -c 300m /dev/zero | tail -c 200m | (sleep 60; cat) >/dev/null";
     let limits = json!({"limits": {"memory": "48Mi"}});
-    create(&kubectl, &pod("greedy", limits, script));
+    create(kubectl, &pod("greedy", limits, script));
     let modest = json!({"limits": {"memory": "200Mi"}});
-    create(&kubectl, &pod("modest", modest, "exec sleep 600"));
-    let greedy = in_phase(&kubectl, "greedy", "Failed");
+    create(kubectl, &pod("modest", modest, "exec sleep 600"));
+    let greedy = in_phase(kubectl, "greedy", "Failed");
     let end = &greedy["status"]["containerStatuses"][0]["state"]["terminated"];
     assert_eq!(
         (&end["reason"], &end["exitCode"]),
@@ -71,15 +65,15 @@ fn a_container_over_its_memory_limit_is_killed_and_says_so() {
         "{end}"
     );
     assert_eq!(
-        in_phase(&kubectl, "modest", "Running")["status"]["containerStatuses"][0]["restartCount"],
+        in_phase(kubectl, "modest", "Running")["status"]["containerStatuses"][0]["restartCount"],
         0
     );
 }
 
-#[test]
-fn a_pod_that_does_not_fit_is_refused_in_the_kubelets_words() {
-    let (_up, kubectl) = cluster!();
-    let node = node_name(&kubectl);
+fn a_pod_that_does_not_fit_is_refused_in_the_kubelets_words(cluster: &Cluster) {
+    let _agent = cluster.start_node(&[]);
+    let kubectl = cluster.kubectl();
+    let node = cluster.node("n");
     // Straight to the node, past the scheduler, which would not have done it.
     let direct = |name: &str, requests: Value, more: Value| {
         let mut pod: Value =
@@ -91,13 +85,13 @@ fn a_pod_that_does_not_fit_is_refused_in_the_kubelets_words() {
                 pod["spec"][key] = value.clone();
             }
         }
-        create(&kubectl, &pod.to_string());
+        create(kubectl, &pod.to_string());
     };
     direct("first", json!({"cpu": "500m"}), json!({}));
-    in_phase(&kubectl, "first", "Running");
+    in_phase(kubectl, "first", "Running");
     let all = cores() * 1000;
     direct("cpu", json!({"cpu": format!("{all}m")}), json!({}));
-    let refused = in_phase(&kubectl, "cpu", "Failed");
+    let refused = in_phase(kubectl, "cpu", "Failed");
     assert_eq!(refused["status"]["reason"], "OutOfcpu");
     assert_eq!(
         refused["status"]["message"],
@@ -109,7 +103,7 @@ fn a_pod_that_does_not_fit_is_refused_in_the_kubelets_words() {
     assert!(events.contains("OutOfcpu"), "{events}");
     direct("memory", json!({"memory": "900Ti"}), json!({}));
     assert_eq!(
-        in_phase(&kubectl, "memory", "Failed")["status"]["reason"],
+        in_phase(kubectl, "memory", "Failed")["status"]["reason"],
         "OutOfmemory"
     );
     direct(
@@ -117,12 +111,12 @@ fn a_pod_that_does_not_fit_is_refused_in_the_kubelets_words() {
         json!({}),
         json!({"nodeSelector": {"no": "where"}}),
     );
-    let refused = in_phase(&kubectl, "elsewhere", "Failed");
+    let refused = in_phase(kubectl, "elsewhere", "Failed");
     assert_eq!(refused["status"]["reason"], "NodeAffinity");
     // A label that somebody has set since the node was registered counts.
     kubectl.run(&format!("label node {node} late=yes")).ok();
     direct("late", json!({}), json!({"nodeSelector": {"late": "yes"}}));
-    in_phase(&kubectl, "late", "Running");
+    in_phase(kubectl, "late", "Running");
     // What the first had is free again once it is gone.
     kubectl.run("delete pod first").ok();
     direct(
@@ -130,7 +124,7 @@ fn a_pod_that_does_not_fit_is_refused_in_the_kubelets_words() {
         json!({"cpu": format!("{}m", all - 100)}),
         json!({}),
     );
-    in_phase(&kubectl, "again", "Running");
+    in_phase(kubectl, "again", "Running");
 }
 
 /// The cores that a pod's processes may use, as it has printed them.
@@ -139,20 +133,20 @@ fn printed_cores(kubectl: &Kubectl, name: &str) -> Vec<String> {
     text.lines().map(str::to_owned).collect()
 }
 
-#[test]
-fn whole_cpus_of_a_guaranteed_pod_are_its_own_across_a_restart() {
+fn whole_cpus_of_a_guaranteed_pod_are_its_own_across_a_restart(cluster: &Cluster) {
     if cores() < 2 {
         return skip!("one core cannot be divided");
     }
-    let (up, kubectl) = cluster!();
+    let agent = cluster.start_node(&[]);
+    let kubectl = cluster.kubectl();
     let watch = "while sleep 0.2; do grep Cpus_allowed_list /proc/self/status | cut -f2; done";
-    create(&kubectl, &pod("shared", json!({}), watch));
-    in_phase(&kubectl, "shared", "Running");
+    create(kubectl, &pod("shared", json!({}), watch));
+    in_phase(kubectl, "shared", "Running");
     let whole = json!({"limits": {"cpu": "1", "memory": "64Mi"}});
-    create(&kubectl, &pod("own", whole, watch));
-    in_phase(&kubectl, "own", "Running");
+    create(kubectl, &pod("own", whole, watch));
+    in_phase(kubectl, "own", "Running");
     let own = eventually("the pod tells its core", || {
-        let lines = printed_cores(&kubectl, "own");
+        let lines = printed_cores(kubectl, "own");
         lines.last().cloned().ok_or(lines)
     });
     assert!(own.parse::<usize>().is_ok(), "one core: {own}");
@@ -166,32 +160,31 @@ fn whole_cpus_of_a_guaranteed_pod_are_its_own_across_a_restart() {
             if free && !wide { Ok(()) } else { Err(lines) }
         })
     };
-    moved(&kubectl);
-    let place = up.kill();
-    let up = Up::of(VK_CMD).at(&place).start();
-    let kubectl = up.kubectl().expect("it was there");
-    in_phase(&kubectl, "own", "Running");
+    moved(kubectl);
+    let place = agent.kill();
+    let _agent = cluster.restart_node(&place, &[]);
+    in_phase(kubectl, "own", "Running");
     let second = json!({"limits": {"cpu": "1", "memory": "64Mi"}});
     if cores() > 2 {
-        create(&kubectl, &pod("second", second, watch));
-        in_phase(&kubectl, "second", "Running");
+        create(kubectl, &pod("second", second, watch));
+        in_phase(kubectl, "second", "Running");
         let other = eventually("the second pod tells its core", || {
-            let lines = printed_cores(&kubectl, "second");
+            let lines = printed_cores(kubectl, "second");
             lines.last().cloned().ok_or(lines)
         });
         assert_ne!(other, own, "the record of the first outlived the agent");
     }
-    let still = printed_cores(&kubectl, "own");
+    let still = printed_cores(kubectl, "own");
     assert_eq!(still.last(), Some(&own));
 }
 
-#[test]
-fn a_pod_that_outgrows_its_ephemeral_storage_is_evicted() {
-    let (_up, kubectl) = cluster!();
+fn a_pod_that_outgrows_its_ephemeral_storage_is_evicted(cluster: &Cluster) {
+    let _agent = cluster.start_node(&[]);
+    let kubectl = cluster.kubectl();
     let limits = json!({"limits": {"ephemeral-storage": "1Mi"}});
     let script = "head -c 4000000 /dev/urandom > file; exec sleep 600";
-    create(&kubectl, &pod("hoarder", limits, script));
-    let evicted = in_phase(&kubectl, "hoarder", "Failed");
+    create(kubectl, &pod("hoarder", limits, script));
+    let evicted = in_phase(kubectl, "hoarder", "Failed");
     assert_eq!(evicted["status"]["reason"], "Evicted");
     assert_eq!(
         evicted["status"]["message"],
@@ -199,11 +192,11 @@ fn a_pod_that_outgrows_its_ephemeral_storage_is_evicted() {
     );
 }
 
-#[test]
-fn a_node_short_of_memory_says_so_and_evicts() {
+fn a_node_short_of_memory_says_so_and_evicts(cluster: &Cluster) {
     // No host has that much: the node is short from the start.
-    let (_up, kubectl) = cluster!("--eviction-hard=memory.available<900Ti");
-    let node = node_name(&kubectl);
+    let _agent = cluster.start_node(&["--eviction-hard=memory.available<900Ti"]);
+    let kubectl = cluster.kubectl();
+    let node = cluster.node("n");
     eventually("the condition and the taint", || {
         let node = kubectl.run(&format!("get node {node} -o json")).ok();
         let node: Value = serde_json::from_str(&node).expect("JSON");
@@ -226,8 +219,8 @@ fn a_node_short_of_memory_says_so_and_evicts() {
     let mut tolerant: Value =
         serde_json::from_str(&pod("victim", json!({}), "sleep 600")).expect("JSON");
     tolerant["spec"]["tolerations"] = json!([{"operator": "Exists"}]);
-    create(&kubectl, &tolerant.to_string());
-    let evicted = in_phase(&kubectl, "victim", "Failed");
+    create(kubectl, &tolerant.to_string());
+    let evicted = in_phase(kubectl, "victim", "Failed");
     assert_eq!(evicted["status"]["reason"], "Evicted");
     let message = evicted["status"]["message"].as_str().expect("a message");
     assert!(
@@ -246,18 +239,18 @@ fn a_node_short_of_memory_says_so_and_evicts() {
     );
 }
 
-#[test]
-fn logs_rotate_and_data_of_dead_pods_goes_as_settings_say() {
-    let (up, kubectl) = cluster!(
+fn logs_rotate_and_data_of_dead_pods_goes_as_settings_say(cluster: &Cluster) {
+    let agent = cluster.start_node(&[
         "--container-log-max-size=16Ki",
         "--container-log-max-files=2",
         "--dead-pods-max-count=1",
-        "--dead-pods-max-age=1000"
-    );
+        "--dead-pods-max-age=1000",
+    ]);
+    let kubectl = cluster.kubectl();
     let script = "for i in $(seq 5000); do echo line $i; done";
     for name in ["a", "b"] {
-        create(&kubectl, &pod(name, json!({}), script));
-        in_phase(&kubectl, name, "Succeeded");
+        create(kubectl, &pod(name, json!({}), script));
+        in_phase(kubectl, name, "Succeeded");
     }
     let log = kubectl.run("logs b").ok();
     assert!(
@@ -265,13 +258,13 @@ fn logs_rotate_and_data_of_dead_pods_goes_as_settings_say() {
         "{}",
         log.len()
     );
-    let uid = get(&kubectl, "a")["metadata"]["uid"]
+    let uid = get(kubectl, "a")["metadata"]["uid"]
         .as_str()
         .map(str::to_owned)
         .expect("a UID");
     eventually("the data of the older pod goes", || {
         let mut found = Vec::new();
-        let mut dirs = vec![up.state().join("node")];
+        let mut dirs = vec![agent.root()];
         while let Some(dir) = dirs.pop() {
             for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
                 if entry.file_name() == uid.as_str() {

@@ -1,9 +1,12 @@
 //! What is used, as `kubectl top`, a metrics server and the small client see it.
 
 use serde_json::{Value, json};
-use testkit::{Kubectl, Up, eventually, skip};
+use testkit::{Cluster, Kubectl, Up, eventually, skip};
 
 use crate::VK_CMD;
+use crate::both::both;
+
+both![the_kubelets_endpoints_say_the_same_to_those_who_may_ask];
 
 fn busy(name: &str) -> String {
     json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": {"app": name}},
@@ -84,26 +87,49 @@ fn kubectl_top_shows_who_is_busy() {
     assert_eq!(words(&up.client("top node").ok())[0][0], "NAME");
 }
 
-#[test]
-fn the_kubelets_endpoints_say_the_same_to_those_who_may_ask() {
-    let up = Up::of(VK_CMD).start();
-    let Some(kubectl) = up.kubectl() else {
-        return skip!("kubectl is missing");
-    };
+fn the_kubelets_endpoints_say_the_same_to_those_who_may_ask(cluster: &Cluster) {
+    let _agent = cluster.start_node(&[]);
+    let kubectl = cluster.kubectl();
+    let space = cluster.namespace();
     kubectl.pipe("create -f -", &busy("p")).ok();
-    running(&kubectl, "p");
-    let node = kubectl
-        .run("get nodes -o jsonpath={.items[0].metadata.name}")
-        .ok();
-    let port = kubectl
-        .run("get nodes -o jsonpath={.items[0].status.daemonEndpoints.kubeletEndpoint.Port}")
-        .ok();
-    // The administrator's certificate is of the cluster's authority, which the kubelet API knows.
-    let raw = |path: &str| {
-        let line = format!("get --raw /{path} --server=https://127.0.0.1:{port}");
-        kubectl.run(&line).ok()
+    running(kubectl, "p");
+    let node = cluster.node("n");
+    let port = cluster.get(
+        &format!("node/{node}"),
+        "{.status.daemonEndpoints.kubeletEndpoint.Port}",
+    );
+    let ask = |token: &str, path: &str| {
+        kubectl.run(&format!(
+            "get --raw /{path} --server=https://127.0.0.1:{port} --kubeconfig=/dev/null --insecure-skip-tls-verify --token={token}"
+        ))
     };
-    let labels = "{container=\"busy\",pod=\"p\",namespace=\"default\"}";
+    // A metrics server's rights.
+    let may = |role: &str, account: &str, resources: &str| {
+        let role = format!("{role}-{space}");
+        kubectl
+            .run(&format!(
+                "create clusterrole {role} --verb=get --resource={resources}"
+            ))
+            .ok();
+        kubectl.run(&format!("create clusterrolebinding {role} --clusterrole={role} --serviceaccount={space}:{account}")).ok();
+    };
+    let token_of = |account: &str| {
+        let token = kubectl.run(&format!("create token {account}")).ok();
+        token.trim().to_owned()
+    };
+    kubectl.run("create serviceaccount scraper").ok();
+    may("scraper", "scraper", "nodes/metrics,nodes/stats");
+    let token = token_of("scraper");
+    eventually("the rights are known", || {
+        let answer = ask(&token, "metrics");
+        if answer.code == 0 {
+            Ok(())
+        } else {
+            Err(answer)
+        }
+    });
+    let raw = |path: &str| ask(&token, path).ok();
+    let labels = format!("{{container=\"busy\",pod=\"p\",namespace=\"{space}\"}}");
     let cpu = || {
         let text = raw("metrics/resource");
         let line = format!("container_cpu_usage_seconds_total{labels} ");
@@ -137,22 +163,21 @@ fn the_kubelets_endpoints_say_the_same_to_those_who_may_ask() {
     assert!(raw("metrics").contains("kubelet_running_containers 2"));
     // An account without rights gets nothing, and nobody gets nothing either.
     kubectl.run("create serviceaccount nobody").ok();
-    let token = kubectl.run("create token nobody").ok();
-    let ask = |token: &str| {
-        kubectl.run(&format!(
-            "get --raw /metrics/resource --server=https://127.0.0.1:{port} --kubeconfig=/dev/null --insecure-skip-tls-verify --token={token}"
-        ))
-    };
-    assert!(ask(token.trim()).fails_with(1).contains("orbidden"));
-    assert!(ask("nonsense").fails_with(1).contains("must be logged in"));
-    let may = "create clusterrole metrics --verb=get --resource=nodes/metrics";
-    kubectl.run(may).ok();
-    let bind =
-        "create clusterrolebinding metrics --clusterrole=metrics --serviceaccount=default:nobody";
-    kubectl.run(bind).ok();
-    let other = kubectl.run("create token nobody").ok();
+    let nobody = token_of("nobody");
+    assert!(
+        ask(&nobody, "metrics/resource")
+            .fails_with(1)
+            .contains("orbidden")
+    );
+    assert!(
+        ask("nonsense", "metrics/resource")
+            .fails_with(1)
+            .contains("must be logged in")
+    );
+    may("metrics", "nobody", "nodes/metrics");
+    let other = token_of("nobody");
     eventually("the right is seen once the refusal is forgotten", || {
-        let answer = ask(other.trim());
+        let answer = ask(&other, "metrics/resource");
         if answer.code == 0 {
             Ok(())
         } else {

@@ -2,20 +2,24 @@
 
 use std::path::{Path, PathBuf};
 
-use testkit::{Kubectl, Up, eventually, skip};
+use testkit::{Agent, Cluster, Kubectl, eventually, skip};
 
-use crate::VK_CMD;
+use crate::both::both;
 use crate::env::{log_of, state_says};
 
-macro_rules! cluster {
-    () => {{
-        let up = Up::of(VK_CMD).start();
-        match up.kubectl() {
-            Some(kubectl) => (up, kubectl),
-            None => return skip!("kubectl is missing"),
-        }
-    }};
-}
+both![
+    what_files_hold_and_who_may_read_them,
+    volumes_follow_what_they_show,
+    empty_directories_are_shared_and_go_with_their_pod,
+    a_volume_beyond_its_limit_evicts_its_pod,
+    parts_of_volumes,
+    paths_of_the_host,
+    claims_that_are_bound_to_this_node,
+    a_mount_namespace_of_ones_own,
+    scripts_that_are_none,
+    ten_thousand_files_of_a_config_map,
+    mounts_that_cannot_be,
+];
 
 fn pod(name: &str, containers: &str, volumes: &str) -> String {
     format!(
@@ -47,12 +51,12 @@ fn event_says(kubectl: &Kubectl, name: &str, words: &[&str]) {
 }
 
 /// The directory of a pod on this node.
-fn pod_directory(up: &Up, kubectl: &Kubectl, name: &str) -> PathBuf {
+fn pod_directory(agent: &Agent, kubectl: &Kubectl, name: &str) -> PathBuf {
     let uid = kubectl
         .run(&format!("get pod {name} -o jsonpath={{.metadata.uid}}"))
         .ok();
-    let found = find(&up.state(), &uid);
-    found.unwrap_or_else(|| panic!("no directory of {uid} below {}", up.state().display()))
+    let found = find(&agent.root(), &uid);
+    found.unwrap_or_else(|| panic!("no directory of {uid} below {}", agent.root().display()))
 }
 
 fn find(dir: &Path, name: &str) -> Option<PathBuf> {
@@ -70,9 +74,9 @@ fn find(dir: &Path, name: &str) -> Option<PathBuf> {
     None
 }
 
-#[test]
-fn what_files_hold_and_who_may_read_them() {
-    let (_up, kubectl) = cluster!();
+fn what_files_hold_and_who_may_read_them(cluster: &Cluster) {
+    let _agent = cluster.start_node(&[]);
+    let kubectl = cluster.kubectl();
     kubectl
         .run("create cm m --from-literal=a=A --from-literal=b=B")
         .ok();
@@ -95,7 +99,7 @@ fn what_files_hold_and_who_may_read_them() {
             "{name: c, image",
             "{name: c, resources: {requests: {cpu: 250m}}, image",
         );
-    let log = log_of(&kubectl, "p", &pod);
+    let log = log_of(kubectl, "p", &pod);
     assert!(log.starts_with("AB400\n755\n400\nhidden"), "{log}");
     assert!(log.contains("app=\"x\"\n250\nAhiddenp"), "{log}");
     assert!(
@@ -104,9 +108,9 @@ fn what_files_hold_and_who_may_read_them() {
     );
 }
 
-#[test]
-fn volumes_follow_what_they_show() {
-    let (_up, kubectl) = cluster!();
+fn volumes_follow_what_they_show(cluster: &Cluster) {
+    let _agent = cluster.start_node(&[]);
+    let kubectl = cluster.kubectl();
     kubectl.run("create cm m --from-literal=k=old").ok();
     kubectl
         .run("create secret generic s --from-literal=k=old")
@@ -142,9 +146,9 @@ fn volumes_follow_what_they_show() {
     assert_eq!(kubectl.run("logs p").ok(), "up\noldsame-token\n");
 }
 
-#[test]
-fn empty_directories_are_shared_and_go_with_their_pod() {
-    let (up, kubectl) = cluster!();
+fn empty_directories_are_shared_and_go_with_their_pod(cluster: &Cluster) {
+    let agent = cluster.start_node(&[]);
+    let kubectl = cluster.kubectl();
     let containers = [
         shell("a", "until test -s d/x && test -s m/x; do :; done; cat d/x m/x; df --output=fstype m/. | tail -1", "{name: d, mountPath: d}, {name: m, mountPath: m}"),
         shell("b", "echo disk > d/x; echo memory > m/x", "{name: d, mountPath: d}, {name: m, mountPath: m}"),
@@ -159,7 +163,7 @@ fn empty_directories_are_shared_and_go_with_their_pod() {
         .ok();
     let log = kubectl.run("logs p -c a").ok();
     assert!(log.starts_with("disk\nmemory\n"), "{log}");
-    let memory = pod_directory(&up, &kubectl, "p").join("volumes/m");
+    let memory = pod_directory(&agent, kubectl, "p").join("volumes/m");
     match std::fs::read_link(&memory) {
         Ok(place) => {
             assert!(log.ends_with("tmpfs\n"), "{log}");
@@ -173,13 +177,13 @@ fn empty_directories_are_shared_and_go_with_their_pod() {
                 }
             });
         }
-        Err(_) => event_says(&kubectl, "p", &["Warning|Unsupported|", "/dev/shm"]),
+        Err(_) => event_says(kubectl, "p", &["Warning|Unsupported|", "/dev/shm"]),
     }
 }
 
-#[test]
-fn a_volume_beyond_its_limit_evicts_its_pod() {
-    let (_up, kubectl) = cluster!();
+fn a_volume_beyond_its_limit_evicts_its_pod(cluster: &Cluster) {
+    let _agent = cluster.start_node(&[]);
+    let kubectl = cluster.kubectl();
     let container = shell(
         "c",
         "head -c 3000000 /dev/zero > d/x; sleep 1000",
@@ -201,12 +205,12 @@ fn a_volume_beyond_its_limit_evicts_its_pod() {
         said,
         "Evicted|Usage of EmptyDir volume \"d\" exceeds the limit \"1Mi\". "
     );
-    event_says(&kubectl, "p", &["Warning|Evicted|Usage of EmptyDir volume"]);
+    event_says(kubectl, "p", &["Warning|Evicted|Usage of EmptyDir volume"]);
 }
 
-#[test]
-fn parts_of_volumes() {
-    let (_up, kubectl) = cluster!();
+fn parts_of_volumes(cluster: &Cluster) {
+    let _agent = cluster.start_node(&[]);
+    let kubectl = cluster.kubectl();
     kubectl
         .run("create cm m --from-literal=a.sh=A --from-literal=b=B")
         .ok();
@@ -217,7 +221,7 @@ fn parts_of_volumes() {
         "{name: c, image",
         "{name: c, env: [{name: NAME, valueFrom: {fieldRef: {fieldPath: metadata.name}}}], image",
     );
-    let log = log_of(&kubectl, "p", &pod("p", &container, volumes));
+    let log = log_of(kubectl, "p", &pod("p", &container, volumes));
     assert_eq!(log, "1\n2\nA");
     for (name, mount, words) in [
         (
@@ -243,14 +247,14 @@ fn parts_of_volumes() {
                 &pod(name, &shell("c", "true", mount), &volumes),
             )
             .ok();
-        state_says(&kubectl, name, &["CreateContainerConfigError|", words]);
+        state_says(kubectl, name, &["CreateContainerConfigError|", words]);
     }
 }
 
-#[test]
-fn paths_of_the_host() {
-    let (up, kubectl) = cluster!();
-    let data = up.home().join("data");
+fn paths_of_the_host(cluster: &Cluster) {
+    let agent = cluster.start_node(&[]);
+    let kubectl = cluster.kubectl();
+    let data = agent.home().join("data");
     std::fs::create_dir(&data).expect("a directory");
     std::fs::write(
         data.join("run.sh"),
@@ -263,7 +267,7 @@ fn paths_of_the_host() {
         "{{name: h, hostPath: {{path: {}, type: Directory}}}}",
         data.display()
     );
-    log_of(&kubectl, "p", &pod("p", container, &volume));
+    log_of(kubectl, "p", &pod("p", container, &volume));
     assert_eq!(
         std::fs::read_to_string(data.join("out")).expect("written"),
         "data"
@@ -301,7 +305,7 @@ fn paths_of_the_host() {
             )
             .ok();
         event_says(
-            &kubectl,
+            kubectl,
             name,
             &[
                 "Warning|FailedMount|MountVolume.SetUp failed for volume \"h\" : hostPath type check failed: ",
@@ -316,13 +320,12 @@ fn paths_of_the_host() {
         .ok();
 }
 
-#[test]
-fn claims_that_are_bound_to_this_node() {
-    let (up, kubectl) = cluster!();
-    let node = kubectl
-        .run("get nodes -o jsonpath={.items[0].metadata.name}")
-        .ok();
-    let data = up.home().join("disk");
+fn claims_that_are_bound_to_this_node(cluster: &Cluster) {
+    let agent = cluster.start_node(&[]);
+    let kubectl = cluster.kubectl();
+    let node = cluster.node("n");
+    let space = cluster.namespace();
+    let data = agent.home().join("disk");
     std::fs::create_dir(&data).expect("a directory");
     let unbound = "apiVersion: v1\nkind: PersistentVolumeClaim\nmetadata: {name: unbound}\nspec: {accessModes: [ReadWriteOnce], storageClassName: '', resources: {requests: {storage: 1Gi}}}\n";
     kubectl.pipe("create -f -", unbound).ok();
@@ -340,18 +343,18 @@ fn claims_that_are_bound_to_this_node() {
         .pipe("create -f -", &claiming("waits", "unbound"))
         .ok();
     event_says(
-        &kubectl,
+        kubectl,
         "waits",
         &[
             "Warning|FailedMount|Unable to attach or mount volumes: unmounted volumes=[d]",
-            "error processing PVC default/unbound: PVC is not bound",
+            &format!("error processing PVC {space}/unbound: PVC is not bound"),
         ],
     );
     kubectl
         .pipe("create -f -", &claiming("lost", "nowhere"))
         .ok();
     event_says(
-        &kubectl,
+        kubectl,
         "lost",
         &["failed to fetch PVC from API server: persistentvolumeclaims \"nowhere\" not found"],
     );
@@ -359,7 +362,7 @@ fn claims_that_are_bound_to_this_node() {
         .run("get pvc unbound -o jsonpath={.metadata.uid}")
         .ok();
     let volume = format!(
-        "apiVersion: v1\nkind: PersistentVolume\nmetadata: {{name: pv}}\nspec: {{capacity: {{storage: 1Gi}}, accessModes: [ReadWriteOnce], hostPath: {{path: {}, type: Directory}}, claimRef: {{namespace: default, name: unbound, uid: {uid}}}}}\n",
+        "apiVersion: v1\nkind: PersistentVolume\nmetadata: {{name: pv-{space}}}\nspec: {{capacity: {{storage: 1Gi}}, accessModes: [ReadWriteOnce], hostPath: {{path: {}, type: Directory}}, claimRef: {{namespace: {space}, name: unbound, uid: {uid}}}}}\n",
         data.display()
     );
     kubectl.pipe("create -f -", &volume).ok();
@@ -370,7 +373,7 @@ fn claims_that_are_bound_to_this_node() {
             "unbound",
             "--type=merge",
             "-p",
-            r#"{"spec":{"volumeName":"pv"}}"#,
+            &format!(r#"{{"spec":{{"volumeName":"pv-{space}"}}}}"#),
         ])
         .ok();
     kubectl
@@ -393,11 +396,11 @@ fn claims_that_are_bound_to_this_node() {
     );
 }
 
-#[test]
-fn a_mount_namespace_of_ones_own() {
-    let (up, kubectl) = cluster!();
+fn a_mount_namespace_of_ones_own(cluster: &Cluster) {
+    let agent = cluster.start_node(&[]);
+    let kubectl = cluster.kubectl();
     kubectl.run("create cm m --from-literal=k=v").ok();
-    let data = up.home().join("data");
+    let data = agent.home().join("data");
     std::fs::create_dir(&data).expect("a directory");
     std::fs::write(data.join("f"), "host").expect("a file");
     let volumes = format!(
@@ -413,7 +416,7 @@ fn a_mount_namespace_of_ones_own() {
     kubectl.pipe("create -f -", &pod).ok();
     let phase = eventually("the pod ends or says why it cannot", || {
         let phase = kubectl.run("get pod p -o jsonpath={.status.phase}").ok();
-        let state = crate::env::state(&kubectl, "p");
+        let state = crate::env::state(kubectl, "p");
         if phase == "Succeeded" || phase == "Failed" || state.contains("ConfigError") {
             Ok(format!("{phase} {state}"))
         } else {
@@ -425,7 +428,7 @@ fn a_mount_namespace_of_ones_own() {
     }
     let log = kubectl.run("logs p").ok();
     assert!(phase.starts_with("Succeeded"), "{phase}: {log}");
-    let directory = pod_directory(&up, &kubectl, "p");
+    let directory = pod_directory(&agent, kubectl, "p");
     let uid = nix_uid();
     let head = format!(
         "vvhostpasswd\nread-only\nin\n{uid}\n{}\n",
@@ -455,9 +458,9 @@ fn nix_uid() -> String {
     word.expect("a uid").to_owned()
 }
 
-#[test]
-fn scripts_that_are_none() {
-    let (_up, kubectl) = cluster!();
+fn scripts_that_are_none(cluster: &Cluster) {
+    let _agent = cluster.start_node(&[]);
+    let kubectl = cluster.kubectl();
     kubectl
         .words(&[
             "create",
@@ -487,13 +490,13 @@ fn scripts_that_are_none() {
         ),
     ] {
         kubectl.pipe("create -f -", &pod(name, script, volume)).ok();
-        state_says(&kubectl, name, &["StartError|", words]);
+        state_says(kubectl, name, &["StartError|", words]);
     }
 }
 
-#[test]
-fn ten_thousand_files_of_a_config_map() {
-    let (_up, kubectl) = cluster!();
+fn ten_thousand_files_of_a_config_map(cluster: &Cluster) {
+    let _agent = cluster.start_node(&[]);
+    let kubectl = cluster.kubectl();
     let mut map = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: many}\ndata:\n".to_owned();
     for number in 0..10_000 {
         map.push_str(&format!("  f-{number}: x\n"));
@@ -501,7 +504,7 @@ fn ten_thousand_files_of_a_config_map() {
     kubectl.pipe("create -f -", &map).ok();
     let volumes = "{name: m, configMap: {name: many}}";
     let log = log_of(
-        &kubectl,
+        kubectl,
         "p",
         &pod(
             "p",
@@ -512,9 +515,9 @@ fn ten_thousand_files_of_a_config_map() {
     assert_eq!(log, "10000\nx");
 }
 
-#[test]
-fn mounts_that_cannot_be() {
-    let (_up, kubectl) = cluster!();
+fn mounts_that_cannot_be(cluster: &Cluster) {
+    let _agent = cluster.start_node(&[]);
+    let kubectl = cluster.kubectl();
     let volumes = "{name: a, emptyDir: {}}, {name: b, emptyDir: {}}";
     for (name, mounts, words) in [
         (
@@ -534,8 +537,8 @@ fn mounts_that_cannot_be() {
                 &pod(name, &shell("c", "true", mounts), volumes),
             )
             .ok();
-        state_says(&kubectl, name, &["CreateContainerConfigError|", words]);
-        event_says(&kubectl, name, &["Warning|Failed|", words]);
+        state_says(kubectl, name, &["CreateContainerConfigError|", words]);
+        event_says(kubectl, name, &["Warning|Failed|", words]);
     }
     let nfs = "{name: a, nfs: {server: s, path: /}}";
     kubectl
@@ -545,7 +548,7 @@ fn mounts_that_cannot_be() {
         )
         .ok();
     state_says(
-        &kubectl,
+        kubectl,
         "nfs",
         &[
             "CreateContainerConfigError|",

@@ -127,6 +127,11 @@ impl Agent {
         self.place.path().join("home")
     }
 
+    /// The base of its pod data.
+    pub fn root(&self) -> PathBuf {
+        self.place.path().join("root")
+    }
+
     /// What agents of this node wrote to stderr in this place so far.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.place.path().join(format!("{}.log", self.node)))
@@ -136,6 +141,11 @@ impl Agent {
     /// Its process id.
     pub fn pid(&self) -> Pid {
         Pid::from_raw(self.child.id().cast_signed())
+    }
+
+    /// Whether it still runs.
+    pub fn runs(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
     }
 
     /// Sends a signal.

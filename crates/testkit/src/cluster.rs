@@ -1,14 +1,15 @@
 //! One test, two control planes.
 
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use tempfile::TempDir;
 
 use crate::agent::{Agent, AgentBuilder};
-use crate::kubectl::Kubectl;
-use crate::real::RealCluster;
+use crate::kubectl::{Kubectl, Output};
+use crate::real::{RealCluster, RealClusterBuilder};
 use crate::up::Up;
 use crate::wait::eventually;
 
@@ -30,8 +31,19 @@ pub struct Cluster {
     up: Option<Up>,
     place: TempDir,
     kubeconfig: PathBuf,
+    pki: PathBuf,
     kubectl: Kubectl,
     namespace: String,
+}
+
+/// The label of a test's own nodes.
+const OWN_NODES: &str = "vk-cmd.test/namespace";
+
+/// With scheduler and controllers, and pods kept to the nodes that their namespace names.
+pub(crate) fn shared(builder: RealClusterBuilder) -> RealClusterBuilder {
+    builder
+        .controllers()
+        .apiserver_arg("--enable-admission-plugins=NodeRestriction,PodNodeSelector")
 }
 
 /// Ends with the process: its keeper sees that its standard input is closed.
@@ -53,20 +65,50 @@ impl Cluster {
             }
             Plane::Real => {
                 let cluster = REAL
-                    .get_or_init(|| RealCluster::builder().controllers().start())
+                    .get_or_init(|| shared(RealCluster::builder()).start())
                     .as_ref()?;
                 (None, cluster.kubeconfig())
             }
         };
+        Self::in_namespace(plane, up, program, &kubeconfig)
+    }
+
+    /// A new namespace of a real cluster that the test started itself, to do harm to.
+    ///
+    /// # Panics
+    /// Where kubectl fails.
+    #[track_caller]
+    pub fn of(cluster: &RealCluster, program: &str) -> Option<Self> {
+        Self::in_namespace(Plane::Real, None, program, &cluster.kubeconfig())
+    }
+
+    #[track_caller]
+    fn in_namespace(
+        plane: Plane,
+        up: Option<Up>,
+        program: &str,
+        kubeconfig: &Path,
+    ) -> Option<Self> {
         let place = tempfile::tempdir().expect("a directory");
-        let Some(kubectl) = Kubectl::new(&kubeconfig, place.path()) else {
+        let pki = kubeconfig.with_file_name("pki");
+        let own = place.path().join("kubeconfig");
+        std::fs::copy(kubeconfig, &own).expect("a kubeconfig");
+        let Some(kubectl) = Kubectl::new(&own, place.path()) else {
             crate::skip!("kubectl is missing");
             return None;
         };
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let namespace = format!("test-{number}");
-        kubectl.run(&format!("create namespace {namespace}")).ok();
-        let kubectl = kubectl.in_namespace(&namespace);
+        let made = format!(
+            "apiVersion: v1\nkind: Namespace\nmetadata:\n  name: {namespace}\n  annotations: \
+             {{scheduler.alpha.kubernetes.io/node-selector: {OWN_NODES}={namespace}}}\n"
+        );
+        kubectl.pipe("create -f -", &made).ok();
+        kubectl
+            .run(&format!(
+                "config set-context --current --namespace={namespace}"
+            ))
+            .ok();
         eventually("pods may be created", || {
             let found = kubectl.run("get serviceaccount default -o name");
             if found.code == 0 { Ok(()) } else { Err(found) }
@@ -76,7 +118,8 @@ impl Cluster {
             plane,
             up,
             place,
-            kubeconfig,
+            kubeconfig: own,
+            pki,
             kubectl,
             namespace,
         })
@@ -92,9 +135,26 @@ impl Cluster {
         self.up.as_ref()
     }
 
-    /// The administrator's kubeconfig.
+    /// The administrator's kubeconfig, with this namespace.
     pub fn kubeconfig(&self) -> &Path {
         &self.kubeconfig
+    }
+
+    /// The keys of the control plane: `ca.crt`, `ca.key` and others.
+    pub fn pki(&self) -> &Path {
+        &self.pki
+    }
+
+    /// Runs the program's own client, in this namespace.
+    #[track_caller]
+    pub fn client(&self, line: &str) -> Output {
+        Output::of(
+            Command::new(&self.program)
+                .args(line.split_whitespace())
+                .env("KUBECONFIG", &self.kubeconfig)
+                .env("HOME", self.dir())
+                .stdin(Stdio::null()),
+        )
     }
 
     /// The real kubectl, as the administrator, in this namespace.
@@ -124,7 +184,52 @@ impl Cluster {
 
     /// The same, with another kubeconfig.
     pub fn agent_with(&self, kubeconfig: &Path, name: &str) -> AgentBuilder {
-        Agent::of(&self.program, kubeconfig, &self.node(name)).args(&["--no-taint"])
+        let own = format!("{OWN_NODES}={}", self.namespace);
+        Agent::of(&self.program, kubeconfig, &self.node(name)).args(&[
+            "--no-taint",
+            "--node-labels",
+            &own,
+        ])
+    }
+
+    /// Starts the agent of the node `n` with more words on its command line, and waits until it is Ready.
+    ///
+    /// # Panics
+    /// As [`Cluster::ready`].
+    #[track_caller]
+    pub fn start_node(&self, args: &[&str]) -> Agent {
+        self.ready_node(self.agent("n").args(args))
+    }
+
+    /// Starts the next agent of the node `n` where an earlier one left home and pod data.
+    ///
+    /// # Panics
+    /// As [`Cluster::ready`].
+    #[track_caller]
+    pub fn restart_node(&self, place: &Arc<TempDir>, args: &[&str]) -> Agent {
+        self.ready_node(self.agent("n").args(args).at(place))
+    }
+
+    #[track_caller]
+    fn ready_node(&self, builder: AgentBuilder) -> Agent {
+        let node = self.node("n");
+        let holder = || {
+            let path = "jsonpath={.spec.holderIdentity}";
+            let words = ["-n", "kube-node-lease", "get", "lease", &node, "-o", path];
+            self.kubectl.words(&words).stdout
+        };
+        let before = holder();
+        let agent = builder.start();
+        // An agent that was killed leaves a node that looks Ready.
+        eventually("the agent takes the lease of its node", || {
+            if holder() == before {
+                Err(agent.log())
+            } else {
+                Ok(())
+            }
+        });
+        self.ready("n");
+        agent
     }
 
     /// Waits until the node of that name is Ready.
@@ -191,6 +296,9 @@ impl Drop for Cluster {
             // The cluster goes on for the other tests.
             let namespace = &self.namespace;
             let line = format!("delete namespace {namespace} --wait=false");
+            let _ = self.kubectl.run(&line);
+            // Pods of a node that is gone are collected; those of one that is silent stay.
+            let line = format!("delete nodes -l {OWN_NODES}={namespace} --wait=false");
             let _ = self.kubectl.run(&line);
         }
     }

@@ -3,16 +3,21 @@
 mod architecture;
 mod bad_input;
 mod both;
+mod clock;
 mod crash;
+mod documents;
 mod entrypoint;
 mod env;
 mod everyday;
 mod examples;
 mod exec;
+mod faults;
+mod garbage;
 mod identities;
 mod kube_rs;
 mod life;
 mod life_compat;
+mod outage;
 mod partition;
 mod probes;
 mod resources;
@@ -22,6 +27,7 @@ mod usage;
 mod volumes;
 mod walltime;
 mod workloads;
+mod writes;
 
 /// The binary under test.
 const VK_CMD: &str = env!("CARGO_BIN_EXE_vk-cmd");

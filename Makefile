@@ -63,7 +63,8 @@ test-sites: tools ## sites with their real parts: installs container engines (as
 release: tools ## the static binary: target/x86_64-unknown-linux-musl/release/vk-cmd
 	@command -v musl-gcc >/dev/null || { echo "make: musl-gcc is missing: install musl's C compiler (Debian: apt-get install musl-tools)" >&2; exit 1; }
 	@ls "$$(rustc --print sysroot)/lib/rustlib" | grep -qx x86_64-unknown-linux-musl || { echo "make: Rust's library for musl is missing: rustup target add x86_64-unknown-linux-musl" >&2; exit 1; }
-	CC_x86_64_unknown_linux_musl=musl-gcc $(CARGO) build --locked --release --target x86_64-unknown-linux-musl --bin vk-cmd
+	CC_x86_64_unknown_linux_musl=musl-gcc $(CARGO) rustc --locked --release --target x86_64-unknown-linux-musl --bin vk-cmd -- -C relocation-model=static
+	@$(STATIC) --version
 
 quick: ## the container image (images/base); BASE, TAG, IMAGE, BUILDER are variables
 	$(MAKE) -C images/base quick

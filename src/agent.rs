@@ -10,6 +10,7 @@
 //! | time | when the node ends, and what that means now | with the agent |
 //! | keeper | registration, lease, node status | last, or when the name is lost |
 //! | events | sends events | after the others |
+//! | identity | renews our certificate, or says when it ends | with the agent |
 //! | following | watches what volumes refer to, and services | with the agent |
 //! | service | the kubelet API | with the pods |
 
@@ -37,7 +38,7 @@ use crate::{
         dir::DirError,
         launch::{default_socket_dir, raise_open_files},
     },
-    events, hostpipe, multiplex,
+    events, hostpipe, identity, multiplex,
     node::{
         self, Board, Capacity, Keeping, Limits, NodeError, NodeSpec,
         devices::Devices,
@@ -72,6 +73,8 @@ mod host_watch;
 pub struct AgentSettings {
     /// How the API server is reached and who we are there.
     pub config: kube::Config,
+    /// How long we are that, and what is done about it.
+    pub identity: identity::Identity,
     /// Name of the Node object.
     pub node_name: String,
     /// The private base directory: pod data lies in `<base>/<cluster>/<node>/pods`.
@@ -193,6 +196,15 @@ pub enum AgentError {
         /// Its words.
         problem: ApiProblem,
     },
+    /// The agent would be of no use.
+    #[error(
+        "this identity may not {rights}: without that there is no node. deploy/rbac.yaml has all rights of a \
+         service account, a certificate of the group system:nodes those of a node"
+    )]
+    Rights {
+        /// Verbs and resources.
+        rights: String,
+    },
     /// Probes and hooks have no client.
     #[error("cannot prepare TLS for probes and hooks")]
     Tls(#[source] rustls::Error),
@@ -240,9 +252,22 @@ impl Agent {
         // A watch whose connection died in silence is taken up again; servers say something every minute.
         config.read_timeout = Some(Duration::from_secs(100));
         config.connect_timeout = Some(Duration::from_secs(10));
-        let client =
-            kube::Client::try_from(config).map_err(|error| AgentError::Client(Box::new(error)))?;
+        let client = match settings.identity.follow() {
+            Some(tls) => multiplex::following(&config, tls),
+            None => kube::Client::try_from(config),
+        };
+        let client = client.map_err(|error| AgentError::Client(Box::new(error)))?;
         let cluster = cluster(&client).await?;
+        if settings.identity.is_checked() {
+            match node::lacking(&client).await.map(|lacking| lacking.tell()) {
+                Ok(None) => {}
+                Ok(Some(rights)) => return Err(AgentError::Rights { rights }),
+                // The first request that matters will say what is wrong.
+                Err(problem) => {
+                    tracing::debug!(%problem, "the rights of this identity are not known")
+                }
+            }
+        }
         let (base, node) = (settings.base.clone(), settings.node_name.clone());
         let place = tokio::task::spawn_blocking(move || Place::open(&base, &cluster, &node)).await;
         let place = match place {
@@ -301,7 +326,11 @@ impl Agent {
         let (monitor, monitoring) =
             Monitor::new(place.root.clone(), placed.clone(), sentence.clone());
         let config = settings.config.clone();
-        let connect = Box::new(move || multiplex::client(&config));
+        let tls = settings.identity.follow();
+        let connect = Box::new(move || match &tls {
+            Some(tls) => multiplex::following(&config, tls.clone()),
+            None => multiplex::client(&config),
+        });
         let (follow, following) = objects::follow(connect);
         let context = Context {
             api: PodApi::new(client.clone(), may_write),
@@ -384,6 +413,7 @@ impl Agent {
         let monitor_task = spawn(monitoring);
         let evictor_task = spawn(evictor.run(stop_evictor.clone()));
         let _following = spawn(following);
+        let _identity = spawn(settings.identity.keep(client.clone()));
         let mut keeper = spawn(keeper);
         let stop_service = CancellationToken::new();
         let service = settings.service.map(|service| {

@@ -9,6 +9,7 @@ pub mod duration;
 pub mod events;
 pub mod exit;
 pub mod hostpipe;
+pub mod identity;
 pub mod init;
 pub mod kubelet_api;
 pub mod logging;

@@ -7,6 +7,8 @@ use tracing_subscriber::EnvFilter;
 /// # Errors
 /// The filter's own complaint, with its text, where it does not parse.
 pub fn init(filter: &str) -> Result<(), String> {
+    // Whoever watches tells of trouble in its own words, once.
+    let filter = format!("kube_runtime::watcher=error,{filter}");
     let filter = EnvFilter::try_new(filter).map_err(|e| e.to_string())?;
     let done = tracing_subscriber::fmt()
         .with_env_filter(filter)

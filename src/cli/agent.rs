@@ -23,6 +23,9 @@ pub struct AgentArgs {
     /// The kubeconfig of the cluster to join [default: $HOME/.kube/config]
     #[arg(long, value_name = "FILE", env = env::KUBECONFIG)]
     pub kubeconfig: Option<PathBuf>,
+    /// A kubeconfig with a bootstrap token, instead: the agent asks for a certificate of its own and renews it
+    #[arg(long, value_name = "FILE", env = env::VK_CMD_BOOTSTRAP_KUBECONFIG)]
+    pub bootstrap_kubeconfig: Option<PathBuf>,
     /// The node's name [default: this host's name]
     #[arg(long, value_name = "NAME", env = env::NODENAME)]
     pub nodename: Option<String>,

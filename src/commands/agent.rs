@@ -19,7 +19,8 @@ use super::signals::Signals;
 use crate::agent::{self, AgentSettings, Hostpipe, Outcome, Service, Shutdown};
 use crate::cli::{AgentArgs, Semantics};
 use crate::exit::{Exit, UsageError};
-use crate::kubelet_api::{self, Listener, ServingCertificate};
+use crate::identity::{Identity, Serve};
+use crate::kubelet_api::{self, Listener, Replaceable, ServingCertificate};
 use crate::node::{Board, Limits};
 use crate::pod::compat::Compat;
 use crate::settings::agent::{AgentConfig, hostname};
@@ -64,7 +65,30 @@ async fn run_once(
 ) -> Result<(Exit, Outcome)> {
     let site = crate::settings::site::resolve(&args.site)?;
     let config = AgentConfig::resolve(args)?;
-    let kube = read_kubeconfig(&config).await?;
+    // The addresses of the Node: whoever approves a certificate compares them.
+    let names = vec![hostname(), config.address.to_string()];
+    let (serving, serve) = serving(&config, &names)?;
+    let (kube, identity) = match &config.bootstrap {
+        None => {
+            let kube = read_kubeconfig(&config).await?;
+            let identity = Identity::given(&kube, &config.kubeconfig);
+            (kube, identity)
+        }
+        Some(path) => {
+            let dir = config.base.join("identity").join(&config.node_name);
+            let asked = Identity::bootstrap(path, dir, &config.node_name, names, serve);
+            let identity = tokio::select! {
+                // Dropped where a signal ends the wait for an approver.
+                identity = asked => identity?,
+                () = signals.next() => return Ok((Exit::Success, Outcome::Aborted)),
+            };
+            let kube = identity
+                .config()
+                .cloned()
+                .context("a bootstrapped identity")?;
+            (kube, identity)
+        }
+    };
     let client_ca = match &config.client_ca {
         Some(path) => CertificateDer::pem_file_iter(path)
             .and_then(Iterator::collect::<Result<Vec<_>, _>>)
@@ -75,12 +99,6 @@ async fn run_once(
             .flatten()
             .map(|der| CertificateDer::from(der.clone()))
             .collect(),
-    };
-    let serving = match config.serving.clone() {
-        Some((certificate, key)) => ServingCertificate::Files { certificate, key },
-        None => ServingCertificate::SelfSigned {
-            names: vec![config.node_name.clone(), config.address.to_string()],
-        },
     };
     let walltime = config.walltime;
     let node = Node {
@@ -96,7 +114,7 @@ async fn run_once(
         site,
         upkeep: config.upkeep,
     };
-    let mut settings = settle(node, kube, None).await?;
+    let mut settings = settle(node, kube, identity, None).await?;
     settings.limits = walltime.limits;
     settings.kill_wait = walltime.kill_wait;
     // Where the name is the job's, the object goes with it; elsewhere the next agent takes it up again.
@@ -118,6 +136,21 @@ async fn run_once(
         Outcome::SteppedDown | Outcome::HostChanged => Exit::Failure,
     };
     Ok((exit, outcome))
+}
+
+/// The certificate of the kubelet API, and who takes a better one.
+fn serving(config: &AgentConfig, names: &[String]) -> Result<(ServingCertificate, Option<Serve>)> {
+    if let Some((certificate, key)) = config.serving.clone() {
+        return Ok((ServingCertificate::Files { certificate, key }, None));
+    }
+    let current = Arc::new(Replaceable::self_signed(names)?);
+    let serving = ServingCertificate::Replaceable(Arc::clone(&current));
+    let serve: Serve = Box::new(move |pair| {
+        if let Err(error) = current.replace(&pair.certificate, &pair.key) {
+            tracing::warn!(%error, "the certificate that was issued for the kubelet API is not used");
+        }
+    });
+    Ok((serving, Some(serve)))
 }
 
 /// How long all may take that runs on a node which ends by hand.
@@ -142,6 +175,7 @@ pub(super) struct Node {
 pub(super) async fn settle(
     node: Node,
     config: Config,
+    identity: Identity,
     on_ready: Option<oneshot::Sender<()>>,
 ) -> Result<AgentSettings> {
     let listener = Listener::bind(node.listen).await?;
@@ -162,6 +196,7 @@ pub(super) async fn settle(
     tracing::info!(site = node.site.name(), chosen = %node.site.chosen, "site profile");
     Ok(AgentSettings {
         config,
+        identity,
         node_name: node.name,
         base: node.base,
         home: std::env::var_os("HOME")

@@ -23,6 +23,7 @@ use crate::agent::{self, AgentError, Outcome, Shutdown};
 use crate::cli::UpArgs;
 use crate::client::{Connection, Manifest};
 use crate::exit::{Exit, UsageError};
+use crate::identity::Identity;
 use crate::kubelet_api::ServingCertificate;
 use crate::printer;
 use crate::settings::{
@@ -200,7 +201,13 @@ async fn node_settings(
         site: crate::settings::site::resolve(&args.site)?,
         upkeep: crate::settings::resources::resolve(&args.resources)?,
     };
-    settle(node, config, Some(ready)).await
+    let identity = Identity::Given {
+        origin: "(memory)".to_owned(),
+        // A year: it is made anew with each run.
+        validity: None,
+        known: true,
+    };
+    settle(node, config, identity, Some(ready)).await
 }
 
 /// The configuration of a client with the identity of node `name`. Its key is made now and lives

@@ -26,4 +26,4 @@ mod tls;
 
 pub use auth::Caller;
 pub use server::{Listener, ServeError, serve};
-pub use tls::{ServingCertificate, TlsError, server_config};
+pub use tls::{Replaceable, ServingCertificate, TlsError, server_config};

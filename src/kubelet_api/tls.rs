@@ -1,11 +1,12 @@
 //! The listener's certificate, and which clients' certificates count.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::WebPkiClientVerifier;
+use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::sign::CertifiedKey;
 use rustls::{RootCertStore, ServerConfig};
 
 /// Where the serving certificate comes from.
@@ -25,12 +26,72 @@ pub enum ServingCertificate {
         /// Its key.
         key: String,
     },
-    /// One that is made now, signed by itself, for these names and addresses. An API server accepts
-    /// it unless it was started with `--kubelet-certificate-authority`.
-    SelfSigned {
-        /// DNS names and IP addresses.
-        names: Vec<String>,
-    },
+    /// One that may be replaced while it serves. An API server accepts one that is signed by itself
+    /// unless it was started with `--kubelet-certificate-authority`.
+    Replaceable(Arc<Replaceable>),
+}
+
+/// A serving certificate that may be replaced. Connections that are open keep what they began with.
+#[derive(Debug)]
+pub struct Replaceable {
+    current: RwLock<Arc<CertifiedKey>>,
+}
+
+impl Replaceable {
+    /// Begins with one that is signed by itself, for these names and addresses.
+    ///
+    /// # Errors
+    /// [`TlsError::Make`].
+    pub fn self_signed(names: &[String]) -> Result<Self, TlsError> {
+        let (chain, key) = sign(names)?;
+        Self::of(chain, key)
+    }
+
+    fn of(
+        chain: Vec<CertificateDer<'static>>,
+        key: PrivateKeyDer<'static>,
+    ) -> Result<Self, TlsError> {
+        Ok(Self {
+            current: RwLock::new(certified(chain, key)?),
+        })
+    }
+
+    /// Serves with these PEM texts from now on.
+    ///
+    /// # Errors
+    /// Texts that are no certificate and its key; then nothing changes.
+    pub fn replace(&self, certificate: &str, key: &str) -> Result<(), TlsError> {
+        let (chain, key) = read_texts(certificate, key)?;
+        let new = certified(chain, key)?;
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = new;
+        Ok(())
+    }
+}
+
+impl ResolvesServerCert for Replaceable {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
+        Some(Arc::clone(&current))
+    }
+}
+
+fn certified(
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+) -> Result<Arc<CertifiedKey>, TlsError> {
+    let provider = rustls::crypto::ring::default_provider();
+    Ok(Arc::new(CertifiedKey::from_der(chain, key, &provider)?))
+}
+
+fn sign(
+    names: &[String],
+) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), TlsError> {
+    let made = rcgen::generate_simple_self_signed(names).map_err(|source| TlsError::Make {
+        names: names.to_vec(),
+        source,
+    })?;
+    let key = PrivateKeyDer::Pkcs8(made.signing_key.serialize_der().into());
+    Ok((vec![made.cert.der().clone()], key))
 }
 
 /// What can be wrong with certificates.
@@ -74,20 +135,11 @@ pub fn server_config(
     client_ca: &[CertificateDer<'static>],
 ) -> Result<ServerConfig, TlsError> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let (chain, key) = match serving {
-        ServingCertificate::Files { certificate, key } => read_files(certificate, key)?,
-        ServingCertificate::Pem { certificate, key } => read_texts(certificate, key)?,
-        ServingCertificate::SelfSigned { names } => {
-            rcgen::generate_simple_self_signed(names.clone())
-                .map(|made| {
-                    let key = PrivateKeyDer::Pkcs8(made.signing_key.serialize_der().into());
-                    (vec![made.cert.der().clone()], key)
-                })
-                .map_err(|source| TlsError::Make {
-                    names: names.clone(),
-                    source,
-                })?
-        }
+    let of = |(chain, key)| Ok::<_, TlsError>(Arc::new(Replaceable::of(chain, key)?));
+    let resolver = match serving {
+        ServingCertificate::Files { certificate, key } => of(read_files(certificate, key)?)?,
+        ServingCertificate::Pem { certificate, key } => of(read_texts(certificate, key)?)?,
+        ServingCertificate::Replaceable(current) => Arc::clone(current),
     };
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()?;
@@ -101,7 +153,7 @@ pub fn server_config(
             .build()?;
         builder.with_client_cert_verifier(verifier)
     };
-    let mut config = builder.with_single_cert(chain, key)?;
+    let mut config = builder.with_cert_resolver(resolver);
     // Upgraded streams (exec, port-forward) need HTTP/1.1.
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(config)
@@ -159,10 +211,28 @@ mod tests {
 
     #[test]
     fn a_self_signed_certificate_serves() {
-        let serving = ServingCertificate::SelfSigned {
-            names: vec!["localhost".to_owned(), "127.0.0.1".to_owned()],
-        };
+        let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
+        let first = Arc::new(Replaceable::self_signed(&names).expect("a certificate"));
+        let serving = ServingCertificate::Replaceable(Arc::clone(&first));
         let config = server_config(&serving, &[]).expect("a configuration");
         assert_eq!(config.alpn_protocols, [b"http/1.1".to_vec()]);
+    }
+
+    #[test]
+    fn a_certificate_is_replaced_by_a_whole_pair_alone() {
+        let make = || {
+            let made = rcgen::generate_simple_self_signed(vec!["n".to_owned()]).expect("made");
+            (made.cert.pem(), made.signing_key.serialize_pem())
+        };
+        let (first, second) = (make(), make());
+        let current = Replaceable::self_signed(&["n".to_owned()]).expect("made");
+        let shown = || current.current.read().expect("no panic").cert[0].clone();
+        let before = shown();
+        current
+            .replace(&first.0, &second.1)
+            .expect_err("another's key");
+        assert_eq!(shown(), before);
+        current.replace(&second.0, &second.1).expect("a pair");
+        assert_ne!(shown(), before);
     }
 }

@@ -11,6 +11,7 @@
 //! | [`pressure`] | memory, disk and pids running out, pure thresholds |
 //! | [`usage`] | what the node as a whole uses |
 //! | [`eviction`] | pods go where the node is short of something |
+//! | `rights` | what an identity may do, and what follows where it may not |
 //! | [`keeper`] | the task that registers, renews the lease and reports the status |
 
 pub mod allocation;
@@ -22,6 +23,7 @@ pub mod eviction;
 pub mod keeper;
 pub mod object;
 pub mod pressure;
+mod rights;
 pub mod usage;
 pub mod walltime;
 
@@ -32,3 +34,4 @@ pub(crate) use drain::keep_time;
 pub use keeper::{End, NodeError};
 pub(crate) use keeper::{Keeping, keep};
 pub use object::NodeSpec;
+pub(crate) use rights::lacking;

@@ -10,9 +10,12 @@ use futures::{
     FutureExt,
     future::{BoxFuture, Shared},
 };
-use http::{Method, Request};
+use http::header::RETRY_AFTER;
+use http::{Method, Request, Response};
+use http_body_util::BodyExt;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::Client;
+use kube::client::Body;
 use serde::{Deserialize, de::DeserializeOwned, de::IgnoredAny};
 use serde_json::{Value, json};
 use tokio::{
@@ -30,6 +33,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Look-ups at once. Small, so that look-ups of one object that many pods need meet in
 /// the queue and are made once.
 const LOOKUPS: usize = 4;
+/// A busy server is left alone for this long at least.
+const SHORTEST: Duration = Duration::from_millis(100);
 /// Writes at once; each holds a connection.
 const WRITES: usize = 16;
 
@@ -334,13 +339,54 @@ async fn request_in_time<T: DeserializeOwned>(
         code: 0,
         message: chain(&error),
     })?;
-    match tokio::time::timeout(PATIENCE, client.request(request)).await {
-        Ok(answer) => Ok(answer?),
+    match tokio::time::timeout(PATIENCE, ask(client, request)).await {
+        Ok(answer) => answer,
         Err(_) => Err(ApiProblem::Unreachable(format!(
             "no answer within {} s",
             PATIENCE.as_secs()
         ))),
     }
+}
+
+/// Asks, and asks again when a server that is too busy says when.
+async fn ask<T: DeserializeOwned>(
+    client: &Client,
+    request: Request<Vec<u8>>,
+) -> Result<T, ApiProblem> {
+    loop {
+        let answer = client.send(request.clone().map(Body::from)).await?;
+        let busy = matches!(answer.status().as_u16(), 429 | 503);
+        let pause = answer
+            .headers()
+            .get(RETRY_AFTER)
+            .and_then(|value| value.to_str().ok()?.trim().parse().ok())
+            .map(Duration::from_secs)
+            .filter(|_| busy);
+        match pause {
+            // A server that says so has done nothing.
+            Some(pause) => tokio::time::sleep(pause.max(SHORTEST)).await,
+            None => return read(answer).await,
+        }
+    }
+}
+
+async fn read<T: DeserializeOwned>(answer: Response<Body>) -> Result<T, ApiProblem> {
+    let code = answer.status();
+    let body = answer.into_body().collect().await;
+    let body = body
+        .map_err(|error| ApiProblem::Unreachable(chain(&error)))?
+        .to_bytes();
+    if code.is_success() {
+        return serde_json::from_slice(&body).map_err(|error| {
+            ApiProblem::Unreachable(format!("an answer that cannot be read: {error}"))
+        });
+    }
+    let status = serde_json::from_slice(&body).unwrap_or_else(|_| {
+        // Not from the API server itself, or from a part of it that does not speak of objects.
+        let text = String::from_utf8_lossy(&body).trim().to_owned();
+        kube::core::Status::failure(&text, "").with_code(code.as_u16())
+    });
+    Err(kube::Error::Api(Box::new(status)).into())
 }
 
 /// Pauses between tries of something that has to succeed in the end: doubling, with
@@ -376,9 +422,6 @@ fn jitter() -> f64 {
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
-
-    use http::Response;
-    use kube::client::Body;
 
     use super::*;
 
@@ -458,6 +501,28 @@ mod tests {
         one().await.unwrap();
         let later = asked.load(Ordering::Relaxed);
         assert_eq!(later, together + 1, "a later question is asked again");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_busy_server_is_asked_again_when_it_says() {
+        let asked = Arc::new(AtomicUsize::new(0));
+        let count = asked.clone();
+        let service = tower::service_fn(move |_: Request<Body>| {
+            let busy = count.fetch_add(1, Ordering::Relaxed) < 2;
+            let (code, body) = if busy {
+                (429, &b"busy"[..])
+            } else {
+                (200, &b"{}"[..])
+            };
+            let answer = Response::builder().status(code).header(RETRY_AFTER, "7");
+            let answer = answer.body(Body::from(body.to_vec())).unwrap();
+            async move { Ok::<_, std::convert::Infallible>(answer) }
+        });
+        let began = Instant::now();
+        let client = Client::new(service, "default");
+        get::<Value>(&client, "/x").await.unwrap();
+        assert_eq!(asked.load(Ordering::Relaxed), 3);
+        assert!(began.elapsed() >= Duration::from_secs(14));
     }
 
     #[test]

@@ -15,6 +15,8 @@ use crate::exit::UsageError;
 pub struct AgentConfig {
     /// The kubeconfig.
     pub kubeconfig: PathBuf,
+    /// A kubeconfig that may ask for the node's own certificate, instead.
+    pub bootstrap: Option<PathBuf>,
     /// The node's name.
     pub node_name: String,
     /// Where the control plane reaches the node.
@@ -47,7 +49,8 @@ impl AgentConfig {
     /// # Errors
     /// The first value that is wrong, with its origin.
     pub fn resolve(args: AgentArgs) -> Result<Self, UsageError> {
-        let kubeconfig = match args.kubeconfig {
+        let bootstrap = args.bootstrap_kubeconfig;
+        let kubeconfig = match args.kubeconfig.or_else(|| bootstrap.clone()) {
             Some(path) => path,
             None => home()?.join(".kube/config"),
         };
@@ -90,6 +93,7 @@ impl AgentConfig {
         };
         Ok(Self {
             kubeconfig,
+            bootstrap,
             node_name,
             address,
             kubelet_port,

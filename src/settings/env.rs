@@ -4,6 +4,8 @@
 
 /// The kubeconfig of the cluster; default `$HOME/.kube/config`.
 pub const KUBECONFIG: &str = "KUBECONFIG";
+/// A kubeconfig that may ask for a certificate of the node.
+pub const VK_CMD_BOOTSTRAP_KUBECONFIG: &str = "VK_CMD_BOOTSTRAP_KUBECONFIG";
 /// The name of the node.
 pub const NODENAME: &str = "NODENAME";
 /// Where the control plane reaches the node: InternalIP, `hostIP`, `podIP`.

@@ -45,9 +45,16 @@ doc: tools
 bench: release ## measure the static binary; the rows of docs/performance.md
 	VK_CMD=$(STATIC) $(CARGO) bench --locked --profile dev --bench pods
 
+# What test-kubernetes needs: families of tests/kubernetes, or programs of one.
+OF_KUBERNETES := kube-apiserver kube-scheduler kube-controller-manager
+KUBERNETES ?= etcd v1.34 $(OF_KUBERNETES:%=v1.30/%) kwok metrics-server
+
 test-kubernetes: tools ## the tests that need Kubernetes' own control plane; skipped where Go is missing
-	@if tests/kubernetes/setup.sh etcd v1.34/kube-apiserver v1.34/kube-scheduler v1.34/kube-controller-manager >/dev/null; then \
-	$(CARGO) test --locked --test it -- real identities:: workloads::; \
+	@if tests/kubernetes/setup.sh $(KUBERNETES) >/dev/null; then \
+	$(CARGO) test --locked --test it -- real && \
+	$(CARGO) test --locked --package control-plane --test same_requests && \
+	for script in components metrics; do \
+	dir=$$(mktemp -d) && tests/kubernetes/$$script.sh $$dir && rm -rf $$dir || exit; done; \
 	else code=$$?; test $$code -eq 77 && echo "SKIPPED test-kubernetes: its programs are not built and Go is missing"; fi
 
 conformance: build ## the official conformance suite against the embedded API server; skipped where Go is missing

@@ -4,9 +4,20 @@ use std::io::{Seek, SeekFrom, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 
-use testkit::{Kubectl, Output, Up, eventually, skip};
+use testkit::{Cluster, Kubectl, Output, Up, eventually, skip};
 
 use crate::VK_CMD;
+use crate::both::both;
+
+both![
+    a_pod_that_names_what_is_missing_waits_and_says_for_what,
+    a_command_that_cannot_run_ends_the_container_with_the_cause,
+    an_image_that_is_none_is_refused_or_explained,
+    a_field_that_is_not_built_is_named_and_nothing_runs,
+    a_users_directory_of_the_pods_name_stays_untouched,
+    paths_that_lead_outside_are_refused,
+    bodies_that_are_wrong_get_a_status,
+];
 
 fn pod(name: &str, container: &str) -> String {
     format!(
@@ -53,12 +64,9 @@ fn state_says(kubectl: &Kubectl, name: &str, words: &[&str]) {
     });
 }
 
-#[test]
-fn a_pod_that_names_what_is_missing_waits_and_says_for_what() {
-    let up = Up::of(VK_CMD).start();
-    let Some(kubectl) = up.kubectl() else {
-        return skip!("kubectl is missing");
-    };
+fn a_pod_that_names_what_is_missing_waits_and_says_for_what(cluster: &Cluster) {
+    let _node = cluster.start_node(&[]);
+    let kubectl = cluster.kubectl();
     let volume = |name: &str, map: &str| {
         format!(
             "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec:\n  restartPolicy: Never\n  containers:\n  - {{name: c, image: v, volumeMounts: [{{name: v, mountPath: m}}]}}\n  volumes:\n  - {{name: v, configMap: {map}}}\n"
@@ -68,7 +76,7 @@ fn a_pod_that_names_what_is_missing_waits_and_says_for_what() {
         .pipe("create -f -", &volume("absent", "{name: nowhere}"))
         .ok();
     event_says(
-        &kubectl,
+        kubectl,
         "absent",
         &["Warning|FailedMount", "configmap \"nowhere\" not found"],
     );
@@ -80,7 +88,7 @@ fn a_pod_that_names_what_is_missing_waits_and_says_for_what() {
         )
         .ok();
     event_says(
-        &kubectl,
+        kubectl,
         "nokey",
         &[
             "Warning|FailedMount",
@@ -102,13 +110,10 @@ fn a_pod_that_names_what_is_missing_waits_and_says_for_what() {
     assert_eq!(kubectl.run("logs absent").ok(), "found\n");
 }
 
-#[test]
-fn a_command_that_cannot_run_ends_the_container_with_the_cause() {
-    let up = Up::of(VK_CMD).start();
-    let Some(kubectl) = up.kubectl() else {
-        return skip!("kubectl is missing");
-    };
-    let plain = up.home().join("plain");
+fn a_command_that_cannot_run_ends_the_container_with_the_cause(cluster: &Cluster) {
+    let node = cluster.start_node(&[]);
+    let kubectl = cluster.kubectl();
+    let plain = node.home().join("plain");
     std::fs::write(&plain, "no program").expect("a file");
     kubectl
         .pipe(
@@ -116,28 +121,23 @@ fn a_command_that_cannot_run_ends_the_container_with_the_cause() {
             &pod("missing", "image: host, command: [no-such-program]"),
         )
         .ok();
-    state_says(&kubectl, "missing", &["no-such-program"]);
-    event_says(&kubectl, "missing", &["Warning|Failed", "no-such-program"]);
+    state_says(kubectl, "missing", &["no-such-program"]);
+    event_says(kubectl, "missing", &["Warning|Failed", "no-such-program"]);
     let command = format!("image: host, command: [{}]", plain.display());
     kubectl.pipe("create -f -", &pod("plain", &command)).ok();
-    state_says(&kubectl, "plain", &["permission denied"]);
+    state_says(kubectl, "plain", &["permission denied"]);
     kubectl
         .run("wait --for=jsonpath={.status.phase}=Failed pod/plain --timeout=60s")
         .ok();
 }
 
-#[test]
-fn an_image_that_is_none_is_refused_or_explained() {
+fn an_image_that_is_none_is_refused_or_explained(cluster: &Cluster) {
     let site = tempfile::tempdir().expect("a directory");
     let file = site.path().join("bare.yaml");
     let profile = "name: bare\nbase: local\nengine: {kind: none}\n";
     std::fs::write(&file, profile).expect("a profile");
-    let up = Up::of(VK_CMD)
-        .args(&["--site-file", file.to_str().expect("text")])
-        .start();
-    let Some(kubectl) = up.kubectl() else {
-        return skip!("kubectl is missing");
-    };
+    let _node = cluster.start_node(&["--site-file", file.to_str().expect("text")]);
+    let kubectl = cluster.kubectl();
     let refused = kubectl
         .pipe("create -f -", &pod("p", "command: ['true']"))
         .fails_with(1);
@@ -151,28 +151,25 @@ fn an_image_that_is_none_is_refused_or_explained() {
             &pod("engine", "image: 'docker.io/library/busybox:1'"),
         )
         .ok();
-    state_says(&kubectl, "engine", &["ErrImageNeverPull"]);
+    state_says(kubectl, "engine", &["ErrImageNeverPull"]);
     kubectl.run("delete pod engine --timeout=60s").ok();
 }
 
-#[test]
-fn a_field_that_is_not_built_is_named_and_nothing_runs() {
-    let up = Up::of(VK_CMD).start();
-    let Some(kubectl) = up.kubectl() else {
-        return skip!("kubectl is missing");
-    };
-    let marker = up.home().join("ran");
+fn a_field_that_is_not_built_is_named_and_nothing_runs(cluster: &Cluster) {
+    let node = cluster.start_node(&[]);
+    let kubectl = cluster.kubectl();
+    let marker = node.home().join("ran");
     let container = format!(
         "image: host, command: [touch, {}], securityContext: {{privileged: true}}",
         marker.display()
     );
     kubectl.pipe("create -f -", &pod("mighty", &container)).ok();
     state_says(
-        &kubectl,
+        kubectl,
         "mighty",
         &["CreateContainerConfigError", "privileged"],
     );
-    event_says(&kubectl, "mighty", &["Warning|", "privileged"]);
+    event_says(kubectl, "mighty", &["Warning|", "privileged"]);
     assert_eq!(
         kubectl
             .run("get pod mighty -o jsonpath={.status.phase}")
@@ -182,13 +179,10 @@ fn a_field_that_is_not_built_is_named_and_nothing_runs() {
     assert!(!marker.exists());
 }
 
-#[test]
-fn a_users_directory_of_the_pods_name_stays_untouched() {
-    let up = Up::of(VK_CMD).start();
-    let Some(kubectl) = up.kubectl() else {
-        return skip!("kubectl is missing");
-    };
-    let own = up.home().join("thesis");
+fn a_users_directory_of_the_pods_name_stays_untouched(cluster: &Cluster) {
+    let node = cluster.start_node(&[]);
+    let kubectl = cluster.kubectl();
+    let own = node.home().join("thesis");
     std::fs::create_dir(&own).expect("a directory");
     std::fs::write(own.join("chapter1"), "years of work").expect("a file");
     kubectl
@@ -220,17 +214,14 @@ fn a_users_directory_of_the_pods_name_stays_untouched() {
     );
 }
 
-#[test]
-fn paths_that_lead_outside_are_refused() {
-    let up = Up::of(VK_CMD).start();
-    let Some(kubectl) = up.kubectl() else {
-        return skip!("kubectl is missing");
-    };
+fn paths_that_lead_outside_are_refused(cluster: &Cluster) {
+    let _node = cluster.start_node(&[]);
+    let kubectl = cluster.kubectl();
     let mount = "apiVersion: v1\nkind: Pod\nmetadata: {name: p}\nspec:\n  containers:\n  - {name: c, image: v, volumeMounts: [{name: v, mountPath: ../../up}]}\n  volumes:\n  - {name: v, configMap: {name: m}}\n";
     kubectl.run("create cm m --from-literal=a=1").ok();
     let created = kubectl.pipe("create -f -", mount);
     if created.code == 0 {
-        state_says(&kubectl, "p", &["CreateContainerConfigError", "../../up"]);
+        state_says(kubectl, "p", &["CreateContainerConfigError", "../../up"]);
     } else {
         assert!(created.stderr.contains("mountPath"), "{created:#?}");
     }
@@ -242,15 +233,14 @@ fn paths_that_lead_outside_are_refused() {
     );
 }
 
-#[test]
-fn bodies_that_are_wrong_get_a_status() {
-    let up = Up::of(VK_CMD).args(&["--no-node"]).start();
-    let Some(kubectl) = up.kubectl() else {
-        return skip!("kubectl is missing");
-    };
+fn bodies_that_are_wrong_get_a_status(cluster: &Cluster) {
+    let kubectl = cluster.kubectl();
     let raw = |body: &str| {
         kubectl.pipe(
-            "create --raw /api/v1/namespaces/default/configmaps -f -",
+            &format!(
+                "create --raw /api/v1/namespaces/{}/configmaps -f -",
+                cluster.namespace()
+            ),
             body,
         )
     };

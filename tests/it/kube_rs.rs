@@ -12,9 +12,12 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::runtime::controller::{Action, Controller};
 use kube::runtime::{WatchStreamExt, reflector, watcher};
 use kube::{Api, Client, Config, ResourceExt};
-use testkit::Up;
+use testkit::{Cluster, Up};
 
 use crate::VK_CMD;
+use crate::both::both;
+
+both![pages_and_a_watch_from_a_revision_miss_nothing];
 
 async fn client(kubeconfig: &Path) -> Client {
     let file = Kubeconfig::read_from(kubeconfig).expect("the kubeconfig");
@@ -150,10 +153,14 @@ async fn reflector_and_controller_follow_with_streaming_lists() {
     through_restarts(true).await;
 }
 
-#[tokio::test]
-async fn pages_and_a_watch_from_a_revision_miss_nothing() {
-    let up = Up::of(VK_CMD).args(&["--no-node"]).start();
-    let maps: Api<ConfigMap> = Api::namespaced(client(&up.kubeconfig).await, "default");
+fn pages_and_a_watch_from_a_revision_miss_nothing(cluster: &Cluster) {
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    runtime.block_on(pages_and_a_watch(cluster));
+}
+
+async fn pages_and_a_watch(cluster: &Cluster) {
+    let client = client(cluster.kubeconfig()).await;
+    let maps: Api<ConfigMap> = Api::namespaced(client, cluster.namespace());
     for number in 0..25 {
         maps.create(&PostParams::default(), &config_map(&format!("m{number}")))
             .await

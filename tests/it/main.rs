@@ -2,6 +2,7 @@
 
 mod architecture;
 mod bad_input;
+mod bad_servers;
 mod both;
 mod clock;
 mod crash;

@@ -1,40 +1,47 @@
 //! `vk-cmd apply, get, describe, logs, delete`, for machines without kubectl.
 
-use testkit::Up;
+use std::path::Path;
+
+use testkit::{Cluster, Up};
 
 use crate::VK_CMD;
+use crate::both::both;
 
-fn manifest(up: &Up, name: &str, text: &str) -> String {
-    let path = up.home().join(name);
+both![
+    an_object_is_applied_printed_described_and_deleted,
+    what_is_wrong_is_said_with_its_place_and_exit_code_2,
+];
+
+fn manifest(dir: &Path, name: &str, text: &str) -> String {
+    let path = dir.join(name);
     std::fs::write(&path, text).expect("a manifest");
     path.display().to_string()
 }
 
-#[test]
-fn an_object_is_applied_printed_described_and_deleted() {
-    let up = Up::of(VK_CMD).start();
+fn an_object_is_applied_printed_described_and_deleted(cluster: &Cluster) {
+    let _node = cluster.start_node(&[]);
     let file = manifest(
-        &up,
+        cluster.dir(),
         "pod.yaml",
         "apiVersion: v1\nkind: Pod\nmetadata: {name: p, labels: {a: b}}\nspec:\n  restartPolicy: Never\n  containers:\n  \
          - {name: c, image: host, command: [sh, -c, 'echo one; echo two']}\n",
     );
     assert_eq!(
-        up.client(&format!("apply -f {file}")).ok(),
+        cluster.client(&format!("apply -f {file}")).ok(),
         "pod/p created\n"
     );
     assert_eq!(
-        up.client(&format!("apply -f {file}")).ok(),
+        cluster.client(&format!("apply -f {file}")).ok(),
         "pod/p unchanged\n"
     );
     // Follows until the container has ended: what is printed is all.
     testkit::eventually("the log begins", || {
-        let log = up.client("logs p --follow");
+        let log = cluster.client("logs p --follow");
         if log.code == 0 { Ok(()) } else { Err(log) }
     });
-    assert_eq!(up.client("logs p --tail 1").ok(), "two\n");
+    assert_eq!(cluster.client("logs p --tail 1").ok(), "two\n");
     let table = testkit::eventually("the pod completes", || {
-        let table = up.client("get pods -l a=b").ok();
+        let table = cluster.client("get pods -l a=b").ok();
         if table.contains("Completed") {
             Ok(table)
         } else {
@@ -48,16 +55,16 @@ fn an_object_is_applied_printed_described_and_deleted() {
         .split_whitespace()
         .collect();
     assert_eq!(head, ["NAME", "READY", "STATUS", "RESTARTS", "AGE"]);
-    assert_eq!(up.client("get pod/p -o name").ok(), "pod/p\n");
-    let described = up.client("describe pod p").ok();
+    assert_eq!(cluster.client("get pod/p -o name").ok(), "pod/p\n");
+    let described = cluster.client("describe pod p").ok();
     for word in ["name: p", "Scheduled", "Started", "exitCode: 0"] {
         assert!(
             described.contains(word),
             "{word} is missing in:\n{described}"
         );
     }
-    assert_eq!(up.client("delete pod p").ok(), "pod \"p\" deleted\n");
-    let gone = up.client("get pod p").fails_with(1);
+    assert_eq!(cluster.client("delete pod p").ok(), "pod \"p\" deleted\n");
+    let gone = cluster.client("get pod p").fails_with(1);
     assert!(gone.contains("pods \"p\" not found"), "{gone}");
 }
 
@@ -65,7 +72,7 @@ fn an_object_is_applied_printed_described_and_deleted() {
 fn a_command_runs_in_a_container_and_gives_its_exit_code() {
     let up = Up::of(VK_CMD).start();
     let file = manifest(
-        &up,
+        &up.home(),
         "pod.yaml",
         "apiVersion: v1\nkind: Pod\nmetadata: {name: p}\nspec:\n  containers:\n  \
          - {name: c, image: host, command: [sleep, infinity]}\n",
@@ -93,23 +100,25 @@ fn a_command_runs_in_a_container_and_gives_its_exit_code() {
     );
 }
 
-#[test]
-fn what_is_wrong_is_said_with_its_place_and_exit_code_2() {
-    let up = Up::of(VK_CMD).start();
-    let file = manifest(&up, "bad.yaml", "kind: Pod\nmetadata: {name: p}\n");
-    let error = up.client(&format!("apply -f {file}")).fails_with(2);
+fn what_is_wrong_is_said_with_its_place_and_exit_code_2(cluster: &Cluster) {
+    let file = manifest(
+        cluster.dir(),
+        "bad.yaml",
+        "kind: Pod\nmetadata: {name: p}\n",
+    );
+    let error = cluster.client(&format!("apply -f {file}")).fails_with(2);
     assert!(
         error.contains("bad.yaml (document 1): apiVersion is missing"),
         "{error}"
     );
-    let file = manifest(&up, "syntax.yaml", "a: [\n");
-    let error = up.client(&format!("apply -f {file}")).fails_with(2);
+    let file = manifest(cluster.dir(), "syntax.yaml", "a: [\n");
+    let error = cluster.client(&format!("apply -f {file}")).fails_with(2);
     assert!(
         error.contains("syntax.yaml (document 1): is not YAML"),
         "{error}"
     );
-    let error = up.client("get podz").fails_with(2);
+    let error = cluster.client("get podz").fails_with(2);
     assert!(error.contains("did you mean \"pods\"?"), "{error}");
-    let error = up.client("delete pods").fails_with(2);
+    let error = cluster.client("delete pods").fails_with(2);
     assert!(error.contains("-l SELECTOR or --all"), "{error}");
 }

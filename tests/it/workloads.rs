@@ -1,6 +1,8 @@
 //! Kubernetes' own scheduler and controllers place work on the agent's node and judge how it ends.
 
-use testkit::{Agent, Cluster, Plane, eventually};
+use std::time::Duration;
+
+use testkit::{Agent, Cluster, Line, Plane, Proxy, eventually, eventually_within};
 
 use crate::VK_CMD;
 
@@ -25,7 +27,7 @@ fn template(cluster: &Cluster, more: &str, script: &str) -> String {
 const SERVE: &str = "trap 'exit 0' TERM; while :; do sleep 0.1; done";
 
 #[test]
-fn deployments_sets_and_daemons_roll_out() {
+fn real_deployments_sets_and_daemons_roll_out() {
     let Some((cluster, _agent)) = stage() else {
         return;
     };
@@ -83,7 +85,7 @@ fn deployments_sets_and_daemons_roll_out() {
 }
 
 #[test]
-fn jobs_count_exits_and_disruptions() {
+fn real_jobs_count_exits_and_disruptions() {
     let Some((cluster, _agent)) = stage() else {
         return;
     };
@@ -133,7 +135,124 @@ fn jobs_count_exits_and_disruptions() {
 }
 
 #[test]
-fn a_job_ignores_the_end_of_a_walltime() {
+fn real_cron_jobs_start_by_their_schedule() {
+    let Some((cluster, agent)) = stage() else {
+        return;
+    };
+    let pods = template(
+        &cluster,
+        "restartPolicy: Never,",
+        "echo $HOSTNAME >> ~/cron",
+    );
+    cluster.apply(&format!(
+        "apiVersion: batch/v1\nkind: CronJob\nmetadata: {{name: cron}}\nspec: {{schedule: '* * * * *', \
+         concurrencyPolicy: Forbid, jobTemplate: {{spec: {{template: {pods}}}}}}}\n"
+    ));
+    cluster.is("cronjob/cron", "{.status.active[*].name}", "");
+    let path = "{.items[0].metadata.name} {.items[0].status.succeeded}";
+    let done = eventually_within(Duration::from_secs(150), "a job of the schedule", || {
+        let found = cluster.get("jobs", path);
+        if found.ends_with(" 1") {
+            Ok(found)
+        } else {
+            Err(found)
+        }
+    });
+    assert!(done.starts_with("cron-"), "{done}");
+    let lines = std::fs::read_to_string(agent.home().join("cron")).expect("it ran");
+    assert_eq!(lines.lines().count(), 1);
+    cluster.kubectl().run("delete cronjob cron").ok();
+}
+
+#[test]
+fn real_pods_of_a_lost_node_are_evicted_and_nothing_is_doubled() {
+    let Some(cluster) = Cluster::on(Plane::Real, VK_CMD) else {
+        return;
+    };
+    let kubeconfig = cluster.dir().join("proxy.kubeconfig");
+    let proxy = Proxy::before(cluster.kubeconfig(), &kubeconfig).expect("a proxy");
+    let lost = cluster.agent_with(&kubeconfig, "lost").start();
+    cluster.ready("lost");
+    let tolerate = |key: &str| {
+        format!(
+            "{{key: node.kubernetes.io/{key}, operator: Exists, effect: NoExecute, tolerationSeconds: 1}}"
+        )
+    };
+    let (unreachable, not_ready) = (tolerate("unreachable"), tolerate("not-ready"));
+    cluster.apply(&format!(
+        "apiVersion: apps/v1\nkind: Deployment\nmetadata: {{name: d}}\nspec:\n  replicas: 2\n  \
+         selector: {{matchLabels: {{app: a}}}}\n  template:\n    metadata: {{labels: {{app: a}}}}\n    spec:\n      \
+         terminationGracePeriodSeconds: 2\n      tolerations: [{unreachable}, {not_ready}]\n      \
+         containers: [{{name: c, image: host, command: [bash, -c, 'echo $BASHPID >> ~/pids; sleep infinity']}}]\n"
+    ));
+    let kubectl = cluster.kubectl();
+    kubectl
+        .run("rollout status deployment/d --timeout=120s")
+        .ok();
+    let pids = |agent: &Agent| {
+        let text = std::fs::read_to_string(agent.home().join("pids")).unwrap_or_default();
+        text.lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let runs = |pid: &String| std::path::Path::new("/proc").join(pid).exists();
+    let first = pids(&lost);
+    assert_eq!(first.len(), 2);
+    let other = cluster.agent("other").start();
+    cluster.ready("other");
+    proxy.set(Line::Cut);
+    // The controller gives the node up, evicts, and the pods come up elsewhere.
+    eventually_within(
+        Duration::from_secs(180),
+        "pods run on the other node",
+        || {
+            let found = pids(&other);
+            if found.len() == 2 { Ok(()) } else { Err(found) }
+        },
+    );
+    let name = cluster.node("lost");
+    assert_eq!(
+        cluster.get(
+            &format!("node/{name}"),
+            "{.status.conditions[?(@.type==\"Ready\")].status}"
+        ),
+        "Unknown"
+    );
+    assert!(first.iter().all(runs), "the agent knows nothing of it yet");
+    proxy.set(Line::Up);
+    cluster.ready("lost");
+    eventually("the old pods end", || {
+        let left: Vec<_> = first.iter().filter(|pid| runs(pid)).collect();
+        if left.is_empty() {
+            Ok(())
+        } else {
+            Err((format!("{left:?}"), lost.log()))
+        }
+    });
+    let bound = || {
+        let path = "{range .items[*]}{.spec.nodeName}{\"\\n\"}{end}";
+        let found = cluster.get("pods", path);
+        found.lines().filter(|node| *node == name).count()
+    };
+    eventually("their objects go", || match bound() {
+        0 => Ok(()),
+        left => Err(left),
+    });
+    kubectl
+        .run("rollout status deployment/d --timeout=120s")
+        .ok();
+    assert_eq!(pids(&other).len(), 2, "nothing was started twice");
+    assert_eq!(pids(&lost), first);
+    eventually("the taints go", || {
+        let taints = cluster.get(&format!("node/{name}"), "{.spec.taints[*].key}");
+        if taints.is_empty() {
+            Ok(())
+        } else {
+            Err(taints)
+        }
+    });
+}
+
+#[test]
+fn real_job_ignores_the_end_of_a_walltime() {
     let Some(cluster) = Cluster::on(Plane::Real, VK_CMD) else {
         return;
     };
@@ -168,7 +287,7 @@ fn a_job_ignores_the_end_of_a_walltime() {
 }
 
 #[test]
-fn a_drain_respects_budgets_and_a_taint_evicts() {
+fn real_drain_respects_budgets_and_a_taint_evicts() {
     let Some((cluster, _agent)) = stage() else {
         return;
     };

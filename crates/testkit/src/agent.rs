@@ -41,6 +41,13 @@ impl AgentBuilder {
         self
     }
 
+    /// Registers the node with the documented taint.
+    #[must_use]
+    pub fn tainted(mut self) -> Self {
+        self.args.retain(|word| word != "--no-taint");
+        self
+    }
+
     /// Sets a variable.
     #[must_use]
     pub fn env(mut self, key: &str, value: &str) -> Self {

@@ -167,7 +167,8 @@ impl Client {
         })
     }
 
-    async fn start(
+    /// Sends a request; the connection must live until the answer was read.
+    pub(crate) async fn start(
         &self,
         request: &Request,
     ) -> Result<(hyper::Response<Incoming>, SendRequest<Full<Bytes>>)> {

@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use crate::agent::{Agent, AgentBuilder};
 use crate::kubectl::{Kubectl, Output};
-use crate::real::{RealCluster, RealClusterBuilder};
+use crate::real::RealCluster;
 use crate::up::Up;
 use crate::wait::eventually;
 
@@ -39,13 +39,6 @@ pub struct Cluster {
 /// The label of a test's own nodes.
 const OWN_NODES: &str = "vk-cmd.test/namespace";
 
-/// With scheduler and controllers, and pods kept to the nodes that their namespace names.
-pub(crate) fn shared(builder: RealClusterBuilder) -> RealClusterBuilder {
-    builder
-        .controllers()
-        .apiserver_arg("--enable-admission-plugins=NodeRestriction,PodNodeSelector")
-}
-
 /// Ends with the process: its keeper sees that its standard input is closed.
 static REAL: OnceLock<Option<RealCluster>> = OnceLock::new();
 static NUMBER: AtomicU32 = AtomicU32::new(0);
@@ -65,7 +58,7 @@ impl Cluster {
             }
             Plane::Real => {
                 let cluster = REAL
-                    .get_or_init(|| shared(RealCluster::builder()).start())
+                    .get_or_init(|| RealCluster::builder().for_tests().start())
                     .as_ref()?;
                 (None, cluster.kubeconfig())
             }

@@ -7,6 +7,7 @@
 //! [`Client`] sends requests that no well-behaved client would send.
 
 mod agent;
+mod between;
 mod client;
 mod cluster;
 mod kubectl;
@@ -16,11 +17,12 @@ mod up;
 mod wait;
 
 pub use agent::{Agent, AgentBuilder};
+pub use between::{Between, Fate, Stopped};
 pub use client::{Client, Request, Response};
 pub use cluster::{Cluster, Plane};
 pub use kubectl::{Kubectl, Output, find_program};
 pub use proxy::{Line, Proxy};
-pub use real::{RealCluster, RealClusterBuilder};
+pub use real::{Killed, RealCluster, RealClusterBuilder};
 pub use up::{Up, UpBuilder, end_processes_of};
 pub use wait::{eventually, eventually_within};
 

@@ -4,14 +4,18 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use tempfile::TempDir;
 
 use crate::kubectl::Kubectl;
+use crate::wait::eventually;
 
 /// Describes a [`RealCluster`].
 #[derive(Debug, Default)]
 pub struct RealClusterBuilder {
     controllers: bool,
+    controller_manager: Vec<String>,
     version: Option<String>,
     apiserver: Vec<String>,
 }
@@ -35,7 +39,32 @@ const KEEPER: &str = r#"
     rm -rf "$place"
 "#;
 
+/// Writes down its process id and start time, as `cluster.sh` does, and becomes the program.
+const AGAIN: &str = r#"
+    read -r line </proc/$$/stat
+    read -ra fields <<<"${line##*) }"
+    echo "$$ ${fields[19]}" >"$1.new" && mv "$1.new" "$1"
+    exec "${@:2}"
+"#;
+
+/// A program of a cluster that was killed.
+#[derive(Debug)]
+pub struct Killed {
+    program: String,
+    words: Vec<String>,
+}
+
 impl RealClusterBuilder {
+    /// As [`crate::Cluster`] needs it: with scheduler and controllers, and pods kept to the nodes that their
+    /// namespace names.
+    #[must_use]
+    pub fn for_tests(self) -> Self {
+        self.controllers()
+            // As every cluster has it: it is for a node to say no.
+            .apiserver_arg("--allow-privileged=true")
+            .apiserver_arg("--enable-admission-plugins=NodeRestriction,PodNodeSelector")
+    }
+
     /// Runs kube-scheduler and kube-controller-manager too.
     #[must_use]
     pub fn controllers(mut self) -> Self {
@@ -54,6 +83,14 @@ impl RealClusterBuilder {
     #[must_use]
     pub fn apiserver_arg(mut self, arg: &str) -> Self {
         self.apiserver.push(format!("--apiserver-arg={arg}"));
+        self
+    }
+
+    /// Adds a flag to kube-controller-manager's.
+    #[must_use]
+    pub fn controller_manager_arg(mut self, arg: &str) -> Self {
+        self.controller_manager
+            .push(format!("--controller-manager-arg={arg}"));
         self
     }
 
@@ -90,6 +127,7 @@ impl RealClusterBuilder {
             .arg(version)
             .args(self.controllers.then_some("--with-controllers"))
             .args(&self.apiserver)
+            .args(&self.controller_manager)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(std::fs::File::create(&log).expect("a log"))
@@ -129,6 +167,82 @@ impl RealCluster {
     /// The real kubectl; none where there is none.
     pub fn kubectl(&self) -> Option<Kubectl> {
         Kubectl::new(&self.kubeconfig(), self.dir())
+    }
+
+    /// Lets a program of it stand still, such as `etcd`: it keeps its connections and answers nothing.
+    ///
+    /// # Panics
+    /// Where it does not run.
+    #[track_caller]
+    pub fn pause(&self, program: &str) {
+        kill(self.pid(program), Signal::SIGSTOP).expect("it runs");
+    }
+
+    /// Lets it go on.
+    ///
+    /// # Panics
+    /// Where it does not run.
+    #[track_caller]
+    pub fn resume(&self, program: &str) {
+        kill(self.pid(program), Signal::SIGCONT).expect("it runs");
+    }
+
+    /// Kills a program of it; what is given back starts it again.
+    ///
+    /// # Panics
+    /// Where it does not run.
+    #[track_caller]
+    pub fn kill(&self, program: &str) -> Killed {
+        let pid = self.pid(program);
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).expect("it runs");
+        let words = line
+            .split(|byte| *byte == 0)
+            .map(|word| String::from_utf8_lossy(word).into_owned())
+            .filter(|word| !word.is_empty())
+            .collect();
+        kill(pid, Signal::SIGKILL).expect("it runs");
+        let exe = PathBuf::from(format!("/proc/{pid}/exe"));
+        eventually("it ends", || {
+            if exe.read_link().is_ok() {
+                Err(pid)
+            } else {
+                Ok(())
+            }
+        });
+        Killed {
+            program: program.to_owned(),
+            words,
+        }
+    }
+
+    /// Starts a program again that was killed; it may not be ready yet.
+    ///
+    /// # Panics
+    /// Where it does not run.
+    pub fn start_again(&self, killed: &Killed) {
+        let file = self.dir().join(&killed.program);
+        let log = std::fs::File::options()
+            .append(true)
+            .open(file.with_extension("log"))
+            .expect("its log");
+        // In a session of its own, and known to `cluster.sh stop`, before it is the program.
+        let done = Command::new("setsid")
+            .args(["--fork", "bash", "-c", AGAIN, "again"])
+            .arg(file.with_extension("pid"))
+            .args(&killed.words)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("its log"))
+            .stderr(log)
+            .status()
+            .expect("setsid runs");
+        assert!(done.success());
+    }
+
+    fn pid(&self, program: &str) -> Pid {
+        let file = self.dir().join(program).with_extension("pid");
+        let text = std::fs::read_to_string(file).expect("a process id");
+        let pid = text.split(' ').next().and_then(|pid| pid.parse().ok());
+        Pid::from_raw(pid.expect("a process id"))
     }
 
     /// What a program of it wrote so far, such as `kube-apiserver`.

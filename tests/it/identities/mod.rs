@@ -1,5 +1,9 @@
 //! The identities that an agent may have: administrator (all other tests), service account, node.
 
+mod bootstrap;
+mod expiry;
+mod rights;
+
 use std::path::{Path, PathBuf};
 
 use nix::sys::signal::Signal;

@@ -35,6 +35,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     container::{
         Launcher,
+        cgroup::Delegated,
         dir::DirError,
         launch::{default_socket_dir, raise_open_files},
     },
@@ -107,6 +108,10 @@ pub struct AgentSettings {
     pub engine: Option<Images>,
     /// How the node looks after its resources.
     pub upkeep: Upkeep,
+    /// Where control groups of containers are made; none: nobody delegated any.
+    pub groups: Option<Delegated>,
+    /// How mounts are made where a pod says nothing of it.
+    pub layout: Layout,
     /// The kubelet API, started once the pods are known.
     pub service: Option<Service>,
     /// Told once the node is registered and Ready.
@@ -343,6 +348,8 @@ impl Agent {
             launcher,
             epoch: place.epoch,
             host: host(&settings, &capacity),
+            groups: settings.groups,
+            pod_pids: settings.upkeep.pod_pids,
             prober,
             http,
             images: settings.engine,
@@ -590,7 +597,7 @@ fn host(settings: &AgentSettings, capacity: &Capacity) -> Host {
         }),
         images: settings.images.clone(),
         allocatable: allocatable(capacity),
-        layout: Layout::default(),
+        layout: settings.layout,
     }
 }
 

@@ -16,7 +16,7 @@ pub use client::{
 };
 pub use entrypoint::EntrypointArgs;
 pub use hostpipe::{HostpipeArgs, HostpipeDir, HostpipeSendArgs, HostpipeVerb};
-pub use resources::ResourceArgs;
+pub use resources::{MountNamespace, ResourceArgs};
 pub use site::{
     SiteAction, SiteArgs, SiteCheckArgs, SiteInitArgs, SiteListArgs, SiteOutput, SiteShowArgs,
     SiteVerb,

@@ -1,6 +1,6 @@
 //! How a node looks after its resources; the same for `agent` and `up`.
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use crate::settings::env;
 
@@ -27,4 +27,25 @@ pub struct ResourceArgs {
     /// below 1Gi and 10%]
     #[arg(long, value_name = "THRESHOLDS", env = env::VK_CMD_EVICTION_HARD)]
     pub eviction_hard: Option<String>,
+    /// Limit containers by control groups: auto (where this process's group was delegated to it),
+    /// off, or the directory of a delegated group of version 2
+    #[arg(long, value_name = "GROUP", env = env::VK_CMD_CGROUP, default_value = "auto")]
+    pub cgroup: String,
+    /// How many processes and threads a pod has at most, where control groups can hold it to that;
+    /// -1 sets no limit
+    #[arg(long, value_name = "COUNT", env = env::VK_CMD_POD_MAX_PIDS, default_value = "-1", allow_hyphen_values = true)]
+    pub pod_max_pids: String,
+    /// Whether containers get mount namespaces of their own where pods do not say: host or private
+    /// [default: what the site's profile says, else host]
+    #[arg(long, value_name = "KIND", env = env::VK_CMD_MOUNT_NAMESPACE)]
+    pub mount_namespace: Option<MountNamespace>,
+}
+
+/// Where the mounts of a container are made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum MountNamespace {
+    /// As links in the container's directory.
+    Host,
+    /// In a namespace of its own, at their own paths.
+    Private,
 }

@@ -18,14 +18,17 @@ use tokio::sync::oneshot;
 use super::signals::Signals;
 use crate::agent::{self, AgentSettings, Hostpipe, Outcome, Service, Shutdown};
 use crate::cli::{AgentArgs, Semantics};
+use crate::container::cgroup::{Choice, Delegated};
 use crate::exit::{Exit, UsageError};
 use crate::identity::{Identity, Serve};
 use crate::kubelet_api::{self, Listener, Replaceable, ServingCertificate};
 use crate::node::{Board, Limits};
 use crate::pod::compat::Compat;
+use crate::pod::mounts::Layout;
 use crate::settings::agent::{AgentConfig, hostname};
 use crate::settings::resources::Upkeep;
 use crate::site::Site;
+use crate::site::profile::MountNamespace;
 
 /// The key of the documented taint; its value is the provider's name.
 pub const TAINT_KEY: &str = "virtual-kubelet.io/provider";
@@ -189,6 +192,14 @@ pub(super) async fn settle(
         }
         .boxed()
     });
+    let groups = groups(&node.upkeep.cgroup)?;
+    let layout = node
+        .upkeep
+        .layout
+        .unwrap_or_else(|| match node.site.profile.mount_namespace {
+            Some(MountNamespace::Private) => Layout::Private,
+            Some(MountNamespace::Host) | None => Layout::Relative,
+        });
     let job = super::engine::job(&node.site, &node.base, None);
     // What the user says holds against what was found out.
     let mut labels = crate::site::labels(&node.site);
@@ -222,6 +233,8 @@ pub(super) async fn settle(
         images: job.means,
         engine: job.images,
         upkeep: node.upkeep,
+        groups,
+        layout,
         service: Some(service),
         on_ready,
         hostpipe: None,
@@ -230,6 +243,33 @@ pub(super) async fn settle(
         kill_wait: KILL_WAIT,
         remove_node: false,
     })
+}
+
+/// The place for control groups. Whoever names one wants it; else it is used where there is one.
+fn groups(choice: &Choice) -> Result<Option<Delegated>> {
+    match (Delegated::find(choice), choice) {
+        (Ok(found), _) => {
+            if let Some(Delegated { controllers, .. }) = &found {
+                tracing::info!(?controllers, "containers get control groups");
+            }
+            Ok(found)
+        }
+        (Err(error), Choice::At(path)) => Err(UsageError {
+            key: "--cgroup".to_owned(),
+            value: path.display().to_string(),
+            problem: format!("cannot be used: {:#}", anyhow::Error::new(error)),
+            origin: "command line or environment".to_owned(),
+            mend: "name a group of version 2 that was delegated to this user, such as that of \
+                   `systemd-run --user --scope -p Delegate=yes`, or say off"
+                .to_owned(),
+        }
+        .into()),
+        (Err(error), _) => {
+            let error = anyhow::Error::new(error);
+            tracing::info!("containers get no control groups: {error:#}");
+            Ok(None)
+        }
+    }
 }
 
 async fn read_kubeconfig(config: &AgentConfig) -> Result<Config> {

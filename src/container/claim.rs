@@ -66,6 +66,9 @@ pub struct Start {
     /// Whether the shim is started on the host, through the hostpipe.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub on_host: bool,
+    /// Its control group, where it was to have one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<PathBuf>,
 }
 
 /// Who took an attempt.
@@ -243,6 +246,7 @@ mod tests {
             container: "id".into(),
             socket: "/s".into(),
             on_host: false,
+            group: None,
         })
     }
 

@@ -17,10 +17,12 @@
 //! | [`protocol`] | frames between agent and shim |
 //! | [`shim`] | the supervisor process |
 //! | [`log`] | the combined log: format, segments, reader |
+//! | [`cgroup`] | control groups, where one was delegated |
 //! | [`engine`] | container engines, for what runs in an image |
 //! | [`stats`] | what containers use |
 //! | [`launch`] | starting, adopting and steering from the agent's side |
 
+pub mod cgroup;
 pub mod claim;
 pub mod dir;
 pub mod engine;

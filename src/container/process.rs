@@ -354,6 +354,13 @@ pub(super) fn set_terminal_size(
     Errno::result(set).map(drop)
 }
 
+/// Signals a process group, whose leader is a child of ours that nobody has reaped; by number, so that real-time
+/// signals can be sent as well.
+pub fn signal_group(leader: i32, signal: i32) -> nix::Result<()> {
+    // SAFETY: takes two numbers.
+    Errno::result(unsafe { nix::libc::killpg(leader, signal) }).map(drop)
+}
+
 /// Signals a process if it is still the one that was seen.
 ///
 /// Returns whether it was; `EPERM` comes back as an error.

@@ -72,6 +72,8 @@ pub enum Request {
     Terminate {
         /// Milliseconds.
         grace_ms: u64,
+        /// Another signal than SIGTERM.
+        signal: Option<i32>,
     },
     /// `kill-tree`: SIGKILL to the tree.
     KillTree,
@@ -143,6 +145,8 @@ struct SignalArguments {
 #[derive(Serialize, Deserialize)]
 struct TerminateArguments {
     grace_ms: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    signal: Option<i32>,
 }
 
 impl Request {
@@ -167,9 +171,10 @@ impl Request {
             Self::Signal(signal) => Some(serde_json::value::to_raw_value(&SignalArguments {
                 signal: *signal,
             })?),
-            Self::Terminate { grace_ms } => {
+            Self::Terminate { grace_ms, signal } => {
                 Some(serde_json::value::to_raw_value(&TerminateArguments {
                     grace_ms: *grace_ms,
+                    signal: *signal,
                 })?)
             }
             Self::Exec(call) => Some(serde_json::value::to_raw_value(call)?),
@@ -195,9 +200,9 @@ impl Request {
             "status" => Ok(Self::Status),
             "subscribe" => Ok(Self::Subscribe),
             "signal" => arguments(&call).map(|SignalArguments { signal }| Self::Signal(signal)),
-            "terminate" => {
-                arguments(&call).map(|TerminateArguments { grace_ms }| Self::Terminate { grace_ms })
-            }
+            "terminate" => arguments(&call).map(|TerminateArguments { grace_ms, signal }| {
+                Self::Terminate { grace_ms, signal }
+            }),
             "kill-tree" => Ok(Self::KillTree),
             "kill-tree-for-memory" => Ok(Self::KillForMemory),
             "exec" => arguments(&call).map(|call| Self::Exec(Box::new(call))),
@@ -386,7 +391,8 @@ mod tests {
             Just(Request::Status),
             Just(Request::Subscribe),
             any::<i32>().prop_map(Request::Signal),
-            any::<u64>().prop_map(|grace_ms| Request::Terminate { grace_ms }),
+            any::<(u64, Option<i32>)>()
+                .prop_map(|(grace_ms, signal)| Request::Terminate { grace_ms, signal }),
             Just(Request::KillTree),
             Just(Request::KillForMemory),
             (

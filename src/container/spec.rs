@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::engine::EngineClient;
+use super::{cgroup::GroupSpec, engine::EngineClient};
 
 /// Everything the shim needs to start one command.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,6 +38,9 @@ pub struct ContainerSpec {
     /// Mounts in a namespace of the container's own; none where it shares the host's.
     #[serde(default)]
     pub mounts: Option<Vec<Mount>>,
+    /// The control group that it gets, where groups can be had.
+    #[serde(default)]
+    pub group: Option<Box<GroupSpec>>,
 }
 
 const fn default_umask() -> u32 {
@@ -58,6 +61,7 @@ impl ContainerSpec {
             on_host: false,
             engine: None,
             mounts: None,
+            group: None,
         }
     }
 }

@@ -22,6 +22,9 @@ pub enum Status {
         pgid: i32,
         /// When `exec` had succeeded.
         started_at: Timestamp,
+        /// A control group holds its limit of memory, so that nobody else need watch it.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        memory_held: bool,
     },
     /// The main process ended and nothing of its tree is left.
     Exited {

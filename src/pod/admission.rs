@@ -23,6 +23,7 @@ use super::{
     containers,
     images::Means,
     machine::{ContainerPlan, Extras, Plan, Refusal, RestartPolicy, RestartRule, Role},
+    signal,
 };
 use check::Check;
 use image::image_refusal;
@@ -147,6 +148,9 @@ fn extras(container: &Container) -> Option<Box<Extras>> {
         liveness: container.liveness_probe.is_some(),
         startup_grace: grace(&container.startup_probe),
         liveness_grace: grace(&container.liveness_probe),
+        stop_signal: lifecycle
+            .and_then(|it| it.stop_signal.as_deref())
+            .and_then(signal::number),
     };
     (extras != Extras::default()).then(|| Box::new(extras))
 }

@@ -37,6 +37,7 @@ mod place;
 pub mod probe;
 mod record;
 pub mod resources;
+pub mod signal;
 pub mod status;
 pub mod volumes;
 pub mod walltime;

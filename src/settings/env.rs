@@ -60,6 +60,12 @@ pub const VK_CMD_DEAD_PODS_MAX_COUNT: &str = "VK_CMD_DEAD_PODS_MAX_COUNT";
 pub const VK_CMD_DEAD_PODS_MAX_AGE: &str = "VK_CMD_DEAD_PODS_MAX_AGE";
 /// When pods are evicted.
 pub const VK_CMD_EVICTION_HARD: &str = "VK_CMD_EVICTION_HARD";
+/// Whether control groups are used, or which.
+pub const VK_CMD_CGROUP: &str = "VK_CMD_CGROUP";
+/// How many processes a pod has at most.
+pub const VK_CMD_POD_MAX_PIDS: &str = "VK_CMD_POD_MAX_PIDS";
+/// Whether containers get mount namespaces of their own.
+pub const VK_CMD_MOUNT_NAMESPACE: &str = "VK_CMD_MOUNT_NAMESPACE";
 /// Which log lines to print.
 pub const VK_CMD_LOG: &str = "VK_CMD_LOG";
 /// The site profile.

@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use super::env;
-use crate::cli::ResourceArgs;
-use crate::container::LogPolicy;
+use crate::cli::{MountNamespace, ResourceArgs};
+use crate::container::{LogPolicy, cgroup};
 use crate::exit::UsageError;
 use crate::node::pressure::Thresholds;
+use crate::pod::mounts::Layout;
 use crate::quantity::Quantity;
 
 /// Logs, data of pods that are over, eviction.
@@ -18,6 +19,12 @@ pub struct Upkeep {
     pub dead: Retention,
     /// When pods are evicted.
     pub eviction: Thresholds,
+    /// Which control group the containers' are made in.
+    pub cgroup: cgroup::Choice,
+    /// How many processes a pod has at most.
+    pub pod_pids: Option<u64>,
+    /// How mounts are made where pods do not say; none: as the site's profile says.
+    pub layout: Option<Layout>,
 }
 
 pub use crate::pod::garbage::Retention;
@@ -93,7 +100,42 @@ pub fn resolve(args: &ResourceArgs) -> Result<Upkeep, UsageError> {
             max_age: (seconds > 0).then(|| Duration::from_secs(seconds)),
         },
         eviction,
+        cgroup: cgroup_choice(&args.cgroup)?,
+        pod_pids: pod_pids(&args.pod_max_pids)?,
+        layout: args.mount_namespace.map(|kind| match kind {
+            MountNamespace::Host => Layout::Relative,
+            MountNamespace::Private => Layout::Private,
+        }),
     })
+}
+
+fn cgroup_choice(text: &str) -> Result<cgroup::Choice, UsageError> {
+    match text {
+        "auto" => Ok(cgroup::Choice::Auto),
+        "off" => Ok(cgroup::Choice::Off),
+        path if path.starts_with('/') => Ok(cgroup::Choice::At(path.into())),
+        other => Err(wrong(
+            other,
+            "--cgroup",
+            env::VK_CMD_CGROUP,
+            "is no control group",
+            "give auto, off, or the absolute path of a group that was delegated to this user",
+        )),
+    }
+}
+
+fn pod_pids(text: &str) -> Result<Option<u64>, UsageError> {
+    match text.trim().parse::<i64>() {
+        Ok(-1) => Ok(None),
+        Ok(count) if count > 0 => Ok(Some(count.unsigned_abs())),
+        _ => Err(wrong(
+            text,
+            "--pod-max-pids",
+            env::VK_CMD_POD_MAX_PIDS,
+            "is no number of processes",
+            "give a number of 1 or more, or -1 for no limit",
+        )),
+    }
 }
 
 /// The error about `value`: it came from the variable where the variable says the same.

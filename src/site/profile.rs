@@ -34,6 +34,9 @@ pub struct Profile {
     /// The documented semantics of virtual-kubelet-cmd for every pod of this site.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub compat: Option<Compat>,
+    /// Whether containers get mount namespaces of their own where pods do not say.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mount_namespace: Option<MountNamespace>,
     /// Host paths that every image container sees: `path`, `path:target`, `path:target:ro`.
     pub binds: Vec<Bind>,
     /// What of the job's environment containers see.
@@ -44,6 +47,16 @@ pub struct Profile {
     pub batch: Batch,
     /// What the site really has for an image name.
     pub images: BTreeMap<String, ImageSource>,
+}
+
+/// Where the mounts of a container are made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum MountNamespace {
+    /// As links in the container's directory.
+    Host,
+    /// In a namespace of its own, at their own paths.
+    Private,
 }
 
 /// How a site is known.
@@ -586,6 +599,7 @@ engine: {kind: podman-hpc, runArgs: [--x], gpuArgs: []}
 agent: image
 launch: hostpipe
 compat: virtual-kubelet-cmd
+mountNamespace: private
 binds: [/a, '/b:/c', '/d:/d:ro', '$SCRATCH:/scratch']
 environment: {pass: ['SLURM_*'], home: true, set: {K: V}}
 tunnels: {controlPlane: u@h, apiServerPort: 6443, kubeletPort: same, ports: [1776, '8088:18088']}

@@ -21,6 +21,9 @@ pub struct UpBuilder {
     port: u16,
     args: Vec<String>,
     env: Vec<(String, String)>,
+    /// Words before the program's.
+    before: Vec<String>,
+    owner: Option<u32>,
 }
 
 /// A running `vk-cmd up`.
@@ -56,6 +59,21 @@ impl UpBuilder {
         self
     }
 
+    /// Puts a command before the program that ends with becoming it (`sh -c '…; exec "$@"' sh`).
+    #[must_use]
+    pub fn behind(mut self, words: &[&str]) -> Self {
+        self.before
+            .extend(words.iter().map(|word| (*word).to_owned()));
+        self
+    }
+
+    /// Runs it as another user, whose group has the same number; takes root.
+    #[must_use]
+    pub fn user(mut self, uid: u32) -> Self {
+        self.owner = Some(uid);
+        self
+    }
+
     /// Uses home and state of an earlier run.
     #[must_use]
     pub fn at(mut self, place: &Arc<TempDir>) -> Self {
@@ -70,8 +88,23 @@ impl UpBuilder {
             .get_or_insert_with(|| Arc::new(tempfile::tempdir().expect("a directory")));
         let home = place.path().join("home");
         std::fs::create_dir_all(&home).expect("a home");
-        let mut command = Command::new(&self.program);
+        let mut words = self.before.clone();
+        if let Some(uid) = self.owner {
+            for path in [place.path(), &home] {
+                std::os::unix::fs::chown(path, Some(uid), Some(uid)).expect("root gives it away");
+            }
+            words.push("setpriv".to_owned());
+            words.extend([format!("--reuid={uid}"), format!("--regid={uid}")]);
+            words.push("--clear-groups".to_owned());
+        }
+        words.push(self.program.display().to_string());
+        let mut command = Command::new(&words[0]);
+        if self.owner.is_some() {
+            // That of whoever runs the test.
+            command.env_remove("XDG_RUNTIME_DIR");
+        }
         command
+            .args(&words[1..])
             .arg("up")
             .arg("--state-dir")
             .arg(place.path().join("state"))
@@ -132,6 +165,8 @@ impl Up {
             port: 0,
             args: Vec::new(),
             env: Vec::new(),
+            before: Vec::new(),
+            owner: None,
         }
     }
 

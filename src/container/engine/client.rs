@@ -92,6 +92,11 @@ impl EngineClient {
         }
     }
 
+    /// Whether the container is no descendant of the client.
+    pub fn leaves_it_to_a_daemon(&self) -> bool {
+        !self.teardown.is_empty()
+    }
+
     /// Writes down how to end what the client may leave behind, for whoever finds its supervisor dead. Nothing of it
     /// is secret.
     ///

@@ -172,6 +172,7 @@ impl Launcher {
             socket: self.socket(&container),
             container,
             on_host: false,
+            group: None,
         };
         let intent = intend(records, epoch, start, here)?;
         let (stream, child) = self

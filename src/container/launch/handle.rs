@@ -166,8 +166,18 @@ impl Handle {
     /// SIGTERM now, SIGKILL to the whole tree after `grace`; returns when the shim has taken the order.
     /// A second call can shorten the grace, never lengthen it. [`Handle::wait`] tells the end.
     pub async fn terminate(&self, grace: Duration) -> Result<(), ControlError> {
+        self.terminate_with(None, grace).await
+    }
+
+    /// The same with another signal than SIGTERM, by its number.
+    pub async fn terminate_with(
+        &self,
+        signal: Option<i32>,
+        grace: Duration,
+    ) -> Result<(), ControlError> {
         self.ask(Request::Terminate {
             grace_ms: u64::try_from(grace.as_millis()).unwrap_or(u64::MAX),
+            signal,
         })
         .await
     }

@@ -3,7 +3,7 @@
 //! Nothing links its processes to it any more but what they carry: the recorded main process with its start time, the
 //! mark in their environment, and the session that the shim had made.
 
-use std::{collections::HashSet, io};
+use std::{collections::HashSet, ffi::OsStr, io};
 
 use jiff::Timestamp;
 use nix::sys::signal::Signal;
@@ -11,7 +11,8 @@ use tokio::task::spawn_blocking;
 
 use super::{AdoptError, adopt::Found};
 use crate::container::{
-    claim::{self, Claimed},
+    cgroup::Group,
+    claim::{self, Claimed, Start},
     dir::AttemptDir,
     engine,
     files::Durability,
@@ -74,6 +75,9 @@ fn claimant(found: &Found) -> Option<&ProcessId> {
 /// Kills the processes of an attempt until none is left.
 async fn kill(found: &Found) -> io::Result<()> {
     let mut search = Search::new(found);
+    if let Some(group) = &search.group {
+        group.kill();
+    }
     loop {
         let (searched, living) = spawn_blocking(move || {
             let living = search.living();
@@ -109,11 +113,20 @@ async fn kill(found: &Found) -> io::Result<()> {
     }
 }
 
+/// The group of a start. Only one of its own name: what stands in the records is a hint.
+fn group(start: &Start) -> Option<Group> {
+    let path = start.group.as_deref()?;
+    let named = path.file_name() == Some(OsStr::new(&start.container));
+    named.then(|| Group::existing(path)).flatten()
+}
+
 /// Finds processes of one attempt.
 struct Search {
     container: Option<String>,
     shim: Option<ProcessId>,
     main: Option<ProcessId>,
+    /// Its control group, where there still is one; it goes with this search.
+    group: Option<Group>,
     /// Whether the shim's session number was seen in use by a process that is certainly the container's. As long as
     /// it is in use the kernel gives it to nobody else.
     session_is_ours: bool,
@@ -130,6 +143,7 @@ impl Search {
             container: found.start().map(|start| start.container.clone()),
             shim: claimant(found).filter(of_here).cloned(),
             main: main.filter(of_here).cloned(),
+            group: found.start().and_then(group),
             session_is_ours: false,
         }
     }
@@ -152,6 +166,7 @@ impl Search {
                 ours.insert(stat.pid);
             }
         }
+        ours.extend(self.group.iter().flat_map(Group::processes));
         let session = self.shim.as_ref().map(|shim| shim.pid);
         self.session_is_ours |= all
             .iter()

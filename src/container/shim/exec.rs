@@ -28,6 +28,7 @@ use super::{
     start::{Failure, Streams, Surroundings, pipe},
 };
 use crate::container::{
+    cgroup::Group,
     process,
     protocol::{
         self, Answer, ExecCall, Frames, KIND_RESIZE, KIND_STDERR, KIND_STDIN, KIND_STDOUT, Message,
@@ -104,6 +105,11 @@ impl Execs {
             surroundings,
             running: Vec::new(),
         }
+    }
+
+    /// The control group of all that runs, where there is one.
+    pub(super) fn group(&self) -> Option<&Group> {
+        self.surroundings.group.as_ref()
     }
 
     /// Starts a command and answers the call.

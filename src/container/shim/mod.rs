@@ -10,6 +10,7 @@
 //! | `start` | from the claim to a running command |
 //! | `supervise` | the loop: output, children, requests, the end |
 //! | `mounts` | a mount namespace, where one is wanted |
+//! | `born` | a process that begins in a control group |
 //! | `control` | connections and who may connect |
 //! | `output` | pipes into files |
 //! | `exec` | further commands and their streams |
@@ -52,6 +53,7 @@ use super::{
     status::{FORMAT_VERSION, StatusFile},
 };
 
+mod born;
 mod control;
 mod exec;
 mod mounts;
@@ -242,7 +244,7 @@ fn run(arguments: Arguments, mut agent: UnixStream) -> Result<(), NotStarted> {
         (id, Err(refusal)) => return Err(refuse(&mut agent, id, refusal)),
     };
     drop(payload);
-    match prepare(arguments, signals) {
+    match prepare(arguments, signals, &spec) {
         Ok((mut context, listener, claim)) => {
             // Mounts of the container may cover the socket's directory. Where it cannot be
             // opened its path is as good.
@@ -271,6 +273,7 @@ fn run(arguments: Arguments, mut agent: UnixStream) -> Result<(), NotStarted> {
 fn prepare(
     arguments: Arguments,
     signals: SigSet,
+    spec: &ContainerSpec,
 ) -> Result<(Context, UnixListener, std::fs::File), Refusal> {
     let system = |error: &dyn std::error::Error| Refusal::new(RefusalCode::System, chain(error));
     let here = Here::current().map_err(|error| system(&error))?;
@@ -311,6 +314,7 @@ fn prepare(
         epoch: arguments.epoch,
         purpose: Purpose::Start(Start {
             socket: arguments.socket.clone(),
+            group: spec.group.as_ref().map(|it| it.path(&start.container)),
             ..start
         }),
         claimant: own.clone(),

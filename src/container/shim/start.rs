@@ -25,8 +25,9 @@ use nix::{
     unistd::{AccessFlags, Pid, access},
 };
 
-use super::{Context, chain, output::Sink};
+use super::{Context, born, chain, output::Sink};
 use crate::container::{
+    cgroup::Group,
     claim::Reserve,
     engine::{EngineClient, ExecPrefix},
     process::{MARKER, ProcessId, Stat},
@@ -53,6 +54,8 @@ pub(super) struct Surroundings {
     files: Vec<OwnedFd>,
     /// What goes before a further command.
     prefix: ExecPrefix,
+    /// Where every command begins, if groups can be had.
+    pub(super) group: Option<Group>,
 }
 
 /// What a command reads and writes.
@@ -170,6 +173,8 @@ impl Surroundings {
                 .as_ref()
                 .map(|it| it.exec.clone())
                 .unwrap_or_default(),
+            // Without it the agent watches, as it does where nothing was delegated.
+            group: (spec.group.as_ref()).and_then(|it| Group::create(it, container).ok()),
         })
     }
 
@@ -361,50 +366,19 @@ impl Failure {
 }
 
 impl Surroundings {
-    /// Makes the process, in a group of its own. `posix_spawn` shares our memory until the `exec`, so it copies
-    /// nothing, and its error is that of the `exec`.
+    /// Makes the process, in a process group of its own.
     fn spawn_program(
         &self,
         program: &Path,
         argv: &[CString],
         streams: &Streams<'_>,
     ) -> Result<Pid, Failure> {
-        let failed =
-            |errno| Failure::errno(StartFailure::System, "failed to prepare the command", errno);
-        let mut actions = PosixSpawnFileActions::init().map_err(failed)?;
-        let mut attributes = PosixSpawnAttr::init().map_err(failed)?;
-        let mut flags =
-            PosixSpawnFlags::POSIX_SPAWN_SETSIGDEF | PosixSpawnFlags::POSIX_SPAWN_SETSIGMASK;
-        match streams {
-            Streams::Pipes(pipes) => {
-                // What is missing is /dev/null, as our own three are.
-                for (number, pipe) in (0..).zip(pipes) {
-                    if let Some(pipe) = pipe {
-                        actions.add_dup2(pipe.as_raw_fd(), number).map_err(failed)?;
-                    }
-                }
-                attributes.set_pgroup(Pid::from_raw(0)).map_err(failed)?;
-                flags |= PosixSpawnFlags::POSIX_SPAWN_SETPGROUP;
-            }
-            Streams::Terminal(path) => {
-                // A session leader without a terminal gets the first one that it opens.
-                actions
-                    .add_open(0, *path, OFlag::O_RDWR, Mode::empty())
-                    .map_err(failed)?;
-                actions.add_dup2(0, 1).map_err(failed)?;
-                actions.add_dup2(0, 2).map_err(failed)?;
-                flags |= PosixSpawnFlags::from_bits_retain(SETSID);
-            }
-        }
-        for (number, file) in (3..).zip(&self.files) {
-            actions.add_dup2(file.as_raw_fd(), number).map_err(failed)?;
-        }
-        attributes.set_sigdefault(&SigSet::all()).map_err(failed)?;
-        attributes.set_sigmask(&SigSet::empty()).map_err(failed)?;
-        attributes.set_flags(flags).map_err(failed)?;
         let limits = set_limits(&self.rlimits)?;
         let own_mask = umask(Mode::from_bits_truncate(self.umask));
-        let spawned = posix_spawn(program, &actions, &attributes, argv, &self.environment);
+        let spawned = match &self.group {
+            Some(group) => self.spawn_into(group, program, argv, streams),
+            None => self.spawn_beside(program, argv, streams),
+        };
         umask(own_mask);
         for (resource, soft, hard) in limits {
             // Back to what it was a moment ago, under the same hard limit.
@@ -414,6 +388,72 @@ impl Surroundings {
             let name = argv.first().map(|name| name.to_string_lossy());
             exec_failure(&name.unwrap_or_default(), program, errno)
         })
+    }
+
+    /// `posix_spawn` shares our memory until the `exec`, so it copies nothing, and its error is that of the `exec`.
+    fn spawn_beside(
+        &self,
+        program: &Path,
+        argv: &[CString],
+        streams: &Streams<'_>,
+    ) -> nix::Result<Pid> {
+        let mut actions = PosixSpawnFileActions::init()?;
+        let mut attributes = PosixSpawnAttr::init()?;
+        let mut flags =
+            PosixSpawnFlags::POSIX_SPAWN_SETSIGDEF | PosixSpawnFlags::POSIX_SPAWN_SETSIGMASK;
+        match streams {
+            Streams::Pipes(pipes) => {
+                // What is missing is /dev/null, as our own three are.
+                for (number, pipe) in (0..).zip(pipes) {
+                    if let Some(pipe) = pipe {
+                        actions.add_dup2(pipe.as_raw_fd(), number)?;
+                    }
+                }
+                attributes.set_pgroup(Pid::from_raw(0))?;
+                flags |= PosixSpawnFlags::POSIX_SPAWN_SETPGROUP;
+            }
+            Streams::Terminal(path) => {
+                // A session leader without a terminal gets the first one that it opens.
+                actions.add_open(0, *path, OFlag::O_RDWR, Mode::empty())?;
+                actions.add_dup2(0, 1)?;
+                actions.add_dup2(0, 2)?;
+                flags |= PosixSpawnFlags::from_bits_retain(SETSID);
+            }
+        }
+        for (number, file) in (3..).zip(&self.files) {
+            actions.add_dup2(file.as_raw_fd(), number)?;
+        }
+        attributes.set_sigdefault(&SigSet::all())?;
+        attributes.set_sigmask(&SigSet::empty())?;
+        attributes.set_flags(flags)?;
+        posix_spawn(program, &actions, &attributes, argv, &self.environment)
+    }
+
+    fn spawn_into(
+        &self,
+        group: &Group,
+        program: &Path,
+        argv: &[CString],
+        streams: &Streams<'_>,
+    ) -> nix::Result<Pid> {
+        let terminal = match streams {
+            Streams::Terminal(path) => Some(CString::new(*path).map_err(|_| Errno::EINVAL)?),
+            Streams::Pipes(_) => None,
+        };
+        let pipes = match streams {
+            Streams::Pipes(pipes) => *pipes,
+            Streams::Terminal(_) => [None; 3],
+        };
+        let pipes = (0..).zip(pipes);
+        let pipes = pipes.filter_map(|(number, pipe)| Some((pipe?.as_raw_fd(), number)));
+        let memory = (3..).zip(&self.files);
+        let memory = memory.map(|(number, file)| (file.as_raw_fd(), number));
+        let files: Vec<_> = pipes.chain(memory).collect();
+        let plan = born::Plan {
+            files: &files,
+            terminal: terminal.as_deref(),
+        };
+        born::spawn(group.descriptor(), program, argv, &self.environment, &plan)
     }
 }
 

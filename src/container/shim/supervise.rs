@@ -10,10 +10,7 @@ use jiff::Timestamp;
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
-    sys::{
-        signal::{Signal, killpg},
-        signalfd::SignalFd,
-    },
+    sys::{signal::Signal, signalfd::SignalFd},
     unistd::Pid,
 };
 
@@ -35,6 +32,7 @@ use crate::container::{
     status::{Exit, Status},
 };
 
+const SIGTERM: i32 = Signal::SIGTERM as i32;
 /// Time from the start to the moment when the claim goes to the medium.
 const SYNC_DELAY: Duration = Duration::from_secs(1);
 /// Pause before a status that found no room is written again.
@@ -53,6 +51,8 @@ pub(super) fn supervise(
                 process: started.main.clone(),
                 pgid: started.main.pid,
                 started_at: started.started_at,
+                memory_held: (started.surroundings.group.as_ref())
+                    .is_some_and(|group| group.holds.memory),
             };
             // Not synchronised: a machine that fails ends the container, which a missing status says as well. Where
             // there is no room for it, the socket tells the state.
@@ -102,6 +102,8 @@ struct Supervisor<'a> {
     unsynced: Option<(Instant, &'a File)>,
     /// When the grace is over; set by the first `terminate`.
     deadline: Option<Instant>,
+    /// The signal that the first `terminate` has sent.
+    told: Option<i32>,
     /// Whether the tree is being killed.
     killing: bool,
     /// Whether that is for want of memory.
@@ -137,6 +139,7 @@ impl<'a> Supervisor<'a> {
             ended: None,
             unsynced: Some((Instant::now() + SYNC_DELAY, claim)),
             deadline: None,
+            told: None,
             killing: false,
             out_of_memory: false,
             childless: false,
@@ -290,7 +293,7 @@ impl<'a> Supervisor<'a> {
     fn has_grace(&self) -> bool {
         let told = self
             .ended
-            .is_some_and(|(exit, _)| exit.signal == Some(Signal::SIGTERM as i32));
+            .is_some_and(|(exit, _)| exit.signal.is_some() && exit.signal == self.told);
         let group = self.main.as_raw();
         told && self
             .deadline
@@ -304,6 +307,9 @@ impl<'a> Supervisor<'a> {
     /// brings us here again.
     fn kill_tree(&mut self) {
         self.killing = true;
+        if let Some(group) = self.execs.group() {
+            group.kill();
+        }
         let Ok(tree) = process::descendants(std::process::id().cast_signed()) else {
             return;
         };
@@ -341,14 +347,10 @@ impl<'a> Supervisor<'a> {
                 attempt: self.context.arguments.attempt,
                 status: self.status.clone(),
             }),
-            Request::Signal(number) => match Signal::try_from(*number) {
-                Ok(signal) => self.signal_group(signal),
-                Err(_) => Answer::Refused(Refusal::new(
-                    RefusalCode::Invalid,
-                    format!("{number} is no signal"),
-                )),
-            },
-            Request::Terminate { grace_ms } => self.terminate(Duration::from_millis(*grace_ms)),
+            Request::Signal(number) => self.signal_group(*number),
+            Request::Terminate { grace_ms, signal } => {
+                self.terminate(signal.unwrap_or(SIGTERM), Duration::from_millis(*grace_ms))
+            }
             Request::KillTree => {
                 self.kill_tree();
                 Answer::Done
@@ -377,17 +379,22 @@ impl<'a> Supervisor<'a> {
     }
 
     /// The main process is not reaped yet, so its number is its own, and so is its group's.
-    fn signal_group(&self, signal: Signal) -> Answer {
+    fn signal_group(&self, signal: i32) -> Answer {
         if self.ended.is_some() {
             return ended();
         }
-        match killpg(self.main, signal) {
+        // By the number: a container may want a real-time signal, which has no name.
+        match process::signal_group(self.main.as_raw(), signal) {
             Ok(()) => Answer::Done,
+            Err(Errno::EINVAL) => Answer::Refused(Refusal::new(
+                RefusalCode::Invalid,
+                format!("{signal} is no signal"),
+            )),
             Err(errno) => Answer::Refused(Refusal::new(RefusalCode::System, errno.desc())),
         }
     }
 
-    fn terminate(&mut self, grace: Duration) -> Answer {
+    fn terminate(&mut self, signal: i32, grace: Duration) -> Answer {
         let now = Instant::now();
         // A grace that no clock can hold is none at all.
         let wanted = now.checked_add(grace);
@@ -399,9 +406,10 @@ impl<'a> Supervisor<'a> {
                 .or(now.checked_add(Duration::from_secs(u64::from(u32::MAX)))),
         };
         if first {
-            let answer = self.signal_group(Signal::SIGTERM);
+            self.told = Some(signal);
+            let answer = self.signal_group(signal);
             // A stopped process would keep the signal for later.
-            let _ = self.signal_group(Signal::SIGCONT);
+            let _ = self.signal_group(Signal::SIGCONT as i32);
             if !matches!(answer, Answer::Done) {
                 return answer;
             }
@@ -419,6 +427,9 @@ impl<'a> Supervisor<'a> {
         let Some((exit, finished_at)) = self.ended else {
             return;
         };
+        if let Some(group) = self.execs.group() {
+            self.out_of_memory |= group.ran_out_of_memory();
+        }
         let mut message = self.sink.complaint();
         if self.immune > 0 {
             message = format!(

@@ -24,6 +24,8 @@ pub struct Process {
     pub pid: i32,
     /// Parent.
     pub ppid: i32,
+    /// Session.
+    session: i32,
     /// Clock ticks since boot.
     pub start_time: u64,
     /// Ended, and not reaped.
@@ -55,8 +57,12 @@ pub struct Usage {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Shim {
     pid: i32,
+    /// [`HIDDEN`] where it cannot be seen.
     start_time: u64,
 }
+
+/// No start time: init alone starts in the first tick.
+const HIDDEN: u64 = 0;
 
 impl Shim {
     /// Its number.
@@ -170,7 +176,14 @@ impl Pass {
     /// The shim of a container, found by its main process.
     pub fn shim_of(&self, main: &ProcessId) -> Option<Shim> {
         let main = self.find(main.pid, main.start_time)?;
-        let at = *self.by_pid.get(&main.ppid)?;
+        let Some(&at) = self.by_pid.get(&main.ppid) else {
+            // `hidepid=2` hides who lets nobody look into its memory, shims among them. A shim leads the session of
+            // what it starts; whoever inherits an orphan does not.
+            return (main.ppid == main.session).then_some(Shim {
+                pid: main.ppid,
+                start_time: HIDDEN,
+            });
+        };
         let parent = &self.processes[at as usize];
         // A process whose shim died has a stranger as parent.
         parent.shim.then_some(Shim {
@@ -188,7 +201,7 @@ impl Pass {
     /// Everything below a shim, parents first; empty where it is gone.
     pub fn tree(&self, shim: Shim) -> Vec<Process> {
         let mut found: Vec<Process> = Vec::new();
-        if self.find(shim.pid, shim.start_time).is_none() {
+        if shim.start_time != HIDDEN && self.find(shim.pid, shim.start_time).is_none() {
             return found;
         }
         found.extend(self.children(shim.pid));
@@ -206,10 +219,13 @@ impl Pass {
 
     /// What the tree below a shim uses; none where the shim is gone.
     pub fn usage(&self, shim: Shim) -> Option<Usage> {
-        let root = self.find(shim.pid, shim.start_time)?;
-        let mut ticks = root.reaped;
-        let (mut private, mut largest_shared, mut resident) = (0, 0, 0);
+        let root = self.find(shim.pid, shim.start_time);
         let tree = self.tree(shim);
+        if root.is_none() && tree.is_empty() {
+            return None;
+        }
+        let mut ticks = root.map_or(0, |it| it.reaped);
+        let (mut private, mut largest_shared, mut resident) = (0, 0, 0);
         for process in &tree {
             ticks += process.own + process.reaped;
             if process.resident == 0 {
@@ -251,9 +267,10 @@ fn parse(line: &[u8]) -> Option<Process> {
     let mut fields = rest.split_ascii_whitespace();
     let state = fields.next()?;
     let ppid = fields.next()?.parse().ok()?;
-    // Fields 5 to 13 lie between the parent (4) and utime (14).
+    let session = fields.nth(1)?.parse().ok()?;
+    // Fields 7 to 13 lie between the session (6) and utime (14).
     let mut next = |skip: usize| -> Option<u64> { fields.nth(skip)?.parse().ok() };
-    let own = next(9)? + next(0)?;
+    let own = next(7)? + next(0)?;
     let reaped = next(0)? + next(0)?;
     // Priority, nice, threads and a zero (18 to 21) come before the start time (22).
     let start_time = next(4)?;
@@ -261,6 +278,7 @@ fn parse(line: &[u8]) -> Option<Process> {
     Some(Process {
         pid: pid.parse().ok()?,
         ppid,
+        session,
         start_time,
         dead: matches!(state, "Z" | "X" | "x"),
         shim: line.get(open + 1..close)? == SHIM,
@@ -280,6 +298,7 @@ mod tests {
         Process {
             pid,
             ppid,
+            session: 0,
             start_time: 1,
             dead: false,
             shim,
@@ -305,6 +324,7 @@ mod tests {
         let found = parse(line).expect("a line");
         assert_eq!((found.pid, found.ppid, found.start_time), (42, 7, 987_654));
         assert_eq!((found.own, found.reaped, found.resident), (20, 10, 25));
+        assert_eq!(found.session, 9);
         assert!(!found.shim && !found.dead);
         assert_eq!(parse(b"42 (x) S 7"), None);
     }
@@ -328,6 +348,26 @@ mod tests {
         assert_eq!(usage.processes, 3);
         assert_eq!(pass.shim_of(&main(99)), None);
         assert_eq!(pass.shim_of(&main(10)), None, "init is no shim");
+    }
+
+    #[test]
+    fn a_shim_that_is_hidden_is_known_by_its_session() {
+        let within = |pid, ppid, session| Process {
+            session,
+            ..process(pid, ppid, false, 10, 0)
+        };
+        let pass = pass(vec![
+            within(11, 10, 10),
+            within(12, 11, 10),
+            within(13, 10, 13),
+            // An orphan of a session that is gone.
+            within(21, 5, 20),
+            within(22, 5, 5),
+        ]);
+        let shim = pass.shim_of(&main(11)).expect("its shim");
+        let usage = pass.usage(shim).expect("there");
+        assert_eq!((usage.processes, usage.cpu), (3, pass.tick * 30));
+        assert_eq!(pass.shim_of(&main(21)), None);
     }
 
     #[test]

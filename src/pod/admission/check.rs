@@ -10,6 +10,7 @@ use super::{Identity, Image, image};
 use crate::pod::{
     Host, fields,
     mounts::{self, Layout},
+    signal,
 };
 
 /// Limits that hold here.
@@ -176,14 +177,18 @@ impl<'a> Check<'a> {
         self.refuse(given(sysctls), format!("{at}.sysctls"));
         self.refuse(windows_options.is_some(), format!("{at}.windowsOptions"));
         self.warn(app_armor_profile.is_some(), format!("{at}.appArmorProfile"));
-        self.warn(fs_group.is_some(), format!("{at}.fsGroup"));
+        // An engine that gives any user gives any group.
+        self.warn(
+            fs_group.is_some() && !self.any_user,
+            format!("{at}.fsGroup"),
+        );
         self.warn(se_linux_options.is_some(), format!("{at}.seLinuxOptions"));
         let confined = seccomp_profile
             .as_ref()
             .is_some_and(|it| it.type_ != "Unconfined");
         self.warn(confined, format!("{at}.seccompProfile"));
         self.warn(
-            given(supplemental_groups),
+            given(supplemental_groups) && !self.any_user,
             format!("{at}.supplementalGroups"),
         );
     }
@@ -248,8 +253,10 @@ impl<'a> Check<'a> {
             volume_mounts,
             working_dir: _,
         } = container;
-        let signal = lifecycle.as_ref().and_then(|it| it.stop_signal.as_ref());
-        self.refuse(signal.is_some(), format!("{at}.lifecycle.stopSignal"));
+        let stop = lifecycle.as_ref().and_then(|it| it.stop_signal.as_deref());
+        if let Some(stop) = stop.filter(|it| signal::number(it).is_none()) {
+            self.refuse(true, format!("{at}.lifecycle.stopSignal={stop}"));
+        }
         for rule in restart_policy_rules.iter().flatten() {
             let other = rule.action != "Restart" || rule.exit_codes.is_none();
             self.refuse(other, format!("{at}.restartPolicyRules: {}", rule.action));
@@ -274,7 +281,7 @@ impl<'a> Check<'a> {
         let claims = resources.as_ref().is_some_and(|it| given(&it.claims));
         self.refuse(claims, format!("{at}.resources.claims"));
         if let Some(context) = security_context {
-            self.security(context, &format!("{at}.securityContext"));
+            self.security(context, in_image, &format!("{at}.securityContext"));
         }
         for (index, variable) in env.iter().flatten().enumerate() {
             self.variable(variable, &format!("{at}.env[{index}]"));
@@ -303,7 +310,7 @@ impl<'a> Check<'a> {
         }
     }
 
-    fn security(&mut self, context: &SecurityContext, at: &str) {
+    fn security(&mut self, context: &SecurityContext, in_image: bool, at: &str) {
         let SecurityContext {
             allow_privilege_escalation,
             app_armor_profile,
@@ -332,7 +339,11 @@ impl<'a> Check<'a> {
         );
         self.warn(app_armor_profile.is_some(), format!("{at}.appArmorProfile"));
         let read_only = *read_only_root_filesystem == Some(true);
-        self.warn(read_only, format!("{at}.readOnlyRootFilesystem"));
+        // Engines that could write into an image are told; the images of the others are read-only.
+        self.warn(
+            read_only && !in_image,
+            format!("{at}.readOnlyRootFilesystem"),
+        );
         self.warn(se_linux_options.is_some(), format!("{at}.seLinuxOptions"));
         let confined = seccomp_profile
             .as_ref()

@@ -97,8 +97,8 @@ fn what_is_not_built_is_named() {
     let at = "spec.containers[0].";
     for (more, field) in [
         (
-            json!({"lifecycle": {"stopSignal": "SIGUSR1"}}),
-            "lifecycle.stopSignal",
+            json!({"lifecycle": {"stopSignal": "SIGNONE"}}),
+            "lifecycle.stopSignal=SIGNONE",
         ),
         (json!({"stdin": true}), "stdin"),
         (json!({"tty": true}), "tty"),

@@ -20,6 +20,7 @@ impl Container {
             backoff: Backoff::default(),
             stopping: Stopping::No,
             hooking: false,
+            hook_failure: None,
             pre_stopped: false,
             started: false,
             ready: false,

@@ -219,7 +219,7 @@ impl State {
                 attempt,
                 hook,
                 failure,
-            } => self.hook_done(container, attempt, hook, failure.is_some(), now, effects),
+            } => self.hook_done(container, attempt, hook, failure, now, effects),
             Event::Probed {
                 container,
                 attempt,

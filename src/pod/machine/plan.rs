@@ -105,6 +105,8 @@ pub struct Extras {
     pub startup_grace: Option<Duration>,
     /// The liveness probe's own `terminationGracePeriodSeconds`.
     pub liveness_grace: Option<Duration>,
+    /// What it gets instead of SIGTERM.
+    pub stop_signal: Option<i32>,
 }
 
 /// `restartPolicyRules[].exitCodes`: restart where the code is one of them, or none.

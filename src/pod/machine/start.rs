@@ -72,6 +72,7 @@ impl State {
                 hook: Hook::PostStart,
             });
         } else {
+            it.hook_failure = None;
             it.runs(plan);
         }
     }
@@ -219,6 +220,7 @@ impl State {
                 match container.backoff.wait(*since) {
                     Some(wait) if now.mono < wait.0 => {
                         *pause = Some(wait);
+                        container.hook_failure = None;
                         let message = format!(
                             "Back-off restarting failed container {} in pod {}",
                             plan.name, self.plan.label

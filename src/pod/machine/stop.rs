@@ -142,7 +142,7 @@ impl State {
         container: usize,
         attempt: u32,
         hook: Hook,
-        failed: bool,
+        failure: Option<String>,
         now: Now,
         effects: &mut Vec<Effect>,
     ) {
@@ -155,10 +155,12 @@ impl State {
         match hook {
             Hook::PostStart if it.hooking => {
                 it.hooking = false;
-                if !failed {
+                let Some(failure) = failure else {
+                    it.hook_failure = None;
                     it.runs(&self.plan.containers[container]);
                     return;
-                }
+                };
+                it.hook_failure = Some(failure.into());
                 let message = "PostStartHook failed".to_owned();
                 effects.push(notify(
                     Some(container),
@@ -180,7 +182,7 @@ impl State {
                     return;
                 };
                 it.stopping = Stopping::Turn { until };
-                if failed {
+                if failure.is_some() {
                     let message = "PreStopHook failed".to_owned();
                     effects.push(notify(Some(container), true, "FailedPreStopHook", message));
                 }

@@ -111,6 +111,8 @@ pub struct Container {
     pub stopping: Stopping,
     /// Its postStart hook has not answered yet.
     pub hooking: bool,
+    /// What the postStart hook of the latest attempt said when it failed; until the next one has succeeded, or waits.
+    pub hook_failure: Option<Box<str>>,
     /// Its preStop hook was run by this or an earlier agent.
     pub pre_stopped: bool,
     /// It runs and its startup probe, if it has one, has succeeded.

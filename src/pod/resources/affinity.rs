@@ -20,7 +20,12 @@ pub fn matches(spec: &PodSpec, name: &str, labels: &Labels) -> bool {
         .flatten()
         .all(|(key, value)| labels.get(key) == Some(value));
     // One of the terms is enough; no term, or an empty one, is met by no node.
-    selected && required(spec).is_none_or(|terms| terms.iter().any(|it| term(it, name, labels)))
+    selected && required(spec).is_none_or(|terms| any_term(terms, name, labels))
+}
+
+/// Whether a node of that name and labels is what one of the terms asks for.
+pub fn any_term(terms: &[NodeSelectorTerm], name: &str, labels: &Labels) -> bool {
+    terms.iter().any(|it| term(it, name, labels))
 }
 
 fn required(spec: &PodSpec) -> Option<&[NodeSelectorTerm]> {

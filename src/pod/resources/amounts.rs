@@ -211,7 +211,7 @@ impl Facts {
 }
 
 /// Limits that hold only roughly for plain processes, for the pod's one warning.
-pub fn not_enforced(pod: &Pod) -> Vec<String> {
+pub fn not_enforced(pod: &Pod, cpu_is_held: bool) -> Vec<String> {
     let Some(spec) = &pod.spec else {
         return Vec::new();
     };
@@ -228,7 +228,7 @@ pub fn not_enforced(pod: &Pod) -> Vec<String> {
             let Some(millis) = limits(container).get(CPU).copied() else {
                 continue;
             };
-            if !millis.is_multiple_of(1000) {
+            if !cpu_is_held && !millis.is_multiple_of(1000) {
                 let cores = millis.div_ceil(1000);
                 found.push(format!(
                     "spec.{list}[{index}].resources.limits.cpu={millis}m (held to {cores} whole cores)"
@@ -297,7 +297,7 @@ mod tests {
         ]}}))
         .expect("a pod");
         assert_eq!(
-            not_enforced(&pod),
+            not_enforced(&pod, false),
             ["spec.containers[1].resources.limits.cpu=1500m (held to 2 whole cores)"]
         );
     }

@@ -63,7 +63,9 @@ fn states(
 ) -> (ContainerState, Option<ContainerState>) {
     let last = container.last.as_ref().map(terminated);
     match &container.slot {
-        Slot::Running { started_at, .. } if !container.hooking => {
+        Slot::Running { started_at, .. }
+            if !container.hooking && container.hook_failure.is_none() =>
+        {
             let running = ContainerStateRunning {
                 started_at: Some(Time(*started_at)),
             };
@@ -91,6 +93,12 @@ fn states(
             problem: Some(problem),
             ..
         } if state.terminal().is_none() => (waiting(problem.reason, &problem.message), last),
+        Slot::Starting { .. } | Slot::Running { .. }
+            if last.is_some() && container.hook_failure.is_some() =>
+        {
+            let said = container.hook_failure.as_deref().unwrap_or_default();
+            (waiting("PostStartHookError", said), last)
+        }
         // A start that is under way is shown as what it replaces.
         Slot::Ended { .. }
         | Slot::Starting { .. }

@@ -2,9 +2,11 @@
 //!
 //! What is said of claims that cannot be used is the kubelet's wording.
 
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
-use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
+use k8s_openapi::api::core::v1::{NodeSelectorTerm, PersistentVolume, PersistentVolumeClaim};
+
+use crate::pod::resources::affinity;
 
 /// A directory that a claim stands for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,6 +39,34 @@ pub fn bound(claim: &PersistentVolumeClaim) -> Result<(&str, &str), String> {
         None | Some("") => Err("PVC has empty pvc.Spec.VolumeName".to_owned()),
         Some(volume) => Ok((volume, metadata.uid.as_deref().unwrap_or_default())),
     }
+}
+
+/// Whether a PersistentVolume can be had on certain nodes alone.
+pub fn is_tied(volume: &PersistentVolume) -> bool {
+    required(volume).is_some()
+}
+
+fn required(volume: &PersistentVolume) -> Option<&[NodeSelectorTerm]> {
+    let affinity = volume.spec.as_ref()?.node_affinity.as_ref()?;
+    Some(&affinity.required.as_ref()?.node_selector_terms)
+}
+
+/// Makes sure that a PersistentVolume can be had on the node of that name and labels.
+///
+/// # Errors
+/// The kubelet's words where it cannot.
+pub fn on_this_node(
+    volume: &PersistentVolume,
+    node: &str,
+    labels: &BTreeMap<String, String>,
+) -> Result<(), String> {
+    if required(volume).is_none_or(|terms| affinity::any_term(terms, node, labels)) {
+        return Ok(());
+    }
+    let name = volume.metadata.name.as_deref().unwrap_or_default();
+    Err(format!(
+        "MountVolume.NodeAffinity check failed for volume {name:?} : no matching NodeSelectorTerms"
+    ))
 }
 
 /// What a PersistentVolume is on this node. `mount` is the pod's name for it.
@@ -115,6 +145,31 @@ mod tests {
         let protected = json!({"uid": "u", "deletionTimestamp": "2030-01-01T00:00:00Z",
             "finalizers": ["kubernetes.io/pvc-protection"]});
         assert_eq!(bound(&claim(protected, named, "Bound")), Ok(("pv", "u")));
+    }
+
+    #[test]
+    fn a_volume_of_another_node_is_refused() {
+        let volume = |spec: Value| -> PersistentVolume {
+            serde_json::from_value(json!({"metadata": {"name": "pv"}, "spec": spec})).unwrap()
+        };
+        let labels = BTreeMap::from([("disk".to_owned(), "fast".to_owned())]);
+        let tied = |value: &str| {
+            volume(
+                json!({"local": {"path": "/y"}, "nodeAffinity": {"required": {
+                "nodeSelectorTerms": [{"matchExpressions": [
+                    {"key": "disk", "operator": "In", "values": [value]}]}]}}}),
+            )
+        };
+        assert!(is_tied(&tied("fast")));
+        assert_eq!(on_this_node(&tied("fast"), "n", &labels), Ok(()));
+        let refused = on_this_node(&tied("slow"), "n", &labels).unwrap_err();
+        assert!(
+            refused.contains("no matching NodeSelectorTerms"),
+            "{refused}"
+        );
+        let free = volume(json!({"local": {"path": "/y"}}));
+        assert!(!is_tied(&free));
+        assert_eq!(on_this_node(&free, "n", &labels), Ok(()));
     }
 
     #[test]

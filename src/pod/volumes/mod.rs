@@ -12,7 +12,7 @@ mod payload;
 mod place;
 mod sub_path;
 
-pub use claim::{Claimed, backed, bound};
+pub use claim::{Claimed, backed, bound, is_tied, on_this_node};
 pub use limit::{Limit, limits, usage};
 pub use memory::remove as remove_memory;
 pub use payload::{

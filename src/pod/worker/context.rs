@@ -3,6 +3,7 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
 use tokio::{
     sync::{OnceCell, Semaphore, watch},
     time::Instant,
@@ -10,7 +11,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    container::{Launcher, LogPolicy, Root},
+    container::{Launcher, LogPolicy, Root, cgroup::Delegated},
     events::Recorder,
     pod::{
         Host,
@@ -20,7 +21,7 @@ use crate::{
         monitor::Monitor,
         objects::Follow,
         probe::{Client, Prober},
-        resources::Placement,
+        resources::{Placement, not_enforced},
     },
 };
 
@@ -39,6 +40,10 @@ pub(crate) struct Context {
     /// Cores and devices that containers were given.
     pub(crate) placement: watch::Receiver<Arc<Placement>>,
     pub(crate) host: Host,
+    /// Where control groups are made.
+    pub(crate) groups: Option<Delegated>,
+    /// How many processes a pod has at most, where groups can hold it to that.
+    pub(crate) pod_pids: Option<u64>,
     /// Looks after all probes of the node.
     pub(crate) prober: Prober,
     /// For hooks.
@@ -70,6 +75,19 @@ impl Context {
             .private_mounts
             .get_or_init(|| self.launcher.probe_mounts());
         tried.await.clone()
+    }
+
+    /// What this node cannot hold a pod to.
+    pub(super) fn not_enforced(&self, pod: &Pod) -> Vec<String> {
+        let held = self.groups.as_ref().map(|it| it.controllers);
+        let held = held.unwrap_or_default();
+        let mut found = not_enforced(pod, held.cpu);
+        if let Some(most) = self.pod_pids.filter(|_| !held.pids) {
+            found.push(format!(
+                "--pod-max-pids={most} (no control group was delegated that could hold it)"
+            ));
+        }
+        found
     }
 
     /// Does work on the disk away from the tasks that must not wait.

@@ -15,8 +15,10 @@ impl Worker {
             Stopping::Terminated { kill_at } => kill_at.saturating_sub(self.now().mono),
             _ => Duration::ZERO,
         };
+        let extras = self.state.plan().containers[container].extras.as_deref();
+        let signal = extras.and_then(|it| it.stop_signal);
         self.tasks
-            .spawn(async move { ordered(handle.terminate(grace).await) });
+            .spawn(async move { ordered(handle.terminate_with(signal, grace).await) });
     }
 
     pub(super) fn kill(&mut self, container: usize) {

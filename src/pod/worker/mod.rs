@@ -52,7 +52,7 @@ use super::{
     machine::{Container, ContainerPlan, Effect, Event, Failure, Now, Role, Slot, State, Stopping},
     monitor::Verdict,
     record::{HomeLink, Record},
-    resources::{Facts, affinity, not_enforced},
+    resources::{Facts, affinity},
     status,
     walltime::Wishes,
 };
@@ -142,7 +142,7 @@ impl Worker {
             State::new(admitted.plan)
         };
         let mut warnings = admitted.warnings;
-        warnings.extend(not_enforced(&pod));
+        warnings.extend(context.not_enforced(&pod));
         let facts = Arc::new(Facts::of(&pod));
         let derived = Kept::awakened(earlier);
         let written = terminal.map(|_| derived.resting());

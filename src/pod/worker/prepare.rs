@@ -11,7 +11,7 @@ use super::{
     volumes::look_up,
 };
 use crate::{
-    container::{ContainerDir, ContainerSpec, Mount, StartFailure, engine},
+    container::{ContainerDir, ContainerSpec, Mount, StartFailure, dir::DirError, engine},
     pod::{
         admission::{self, Image},
         api::chain,
@@ -217,7 +217,7 @@ fn build(
             let files = if it.mount.sub_path.is_none() && it.mount.sub_path_expr.is_none() {
                 volumes::files(root, uid, &it.mount.name)
             } else {
-                Ok(plain_files(&it.source))
+                plain_files(&it.source)
             };
             let files = files.map_err(|error| NotBuilt {
                 obstacle: Some(Obstacle::ReadVolume {
@@ -358,12 +358,23 @@ fn may_be_file(pod: &Pod, mount: &VolumeMount) -> bool {
 }
 
 /// Names of the files at the top of a directory, sorted.
-fn plain_files(directory: &std::path::Path) -> Vec<String> {
-    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
-    let names = entries.filter(|it| it.path().is_file());
-    let mut names: Vec<String> = names
-        .filter_map(|it| it.file_name().into_string().ok())
-        .collect();
-    names.sort();
-    names
+fn plain_files(directory: &std::path::Path) -> Result<Vec<String>, PlaceError> {
+    let read = || -> std::io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in std::fs::read_dir(directory)? {
+            let entry = entry?;
+            if entry.path().is_file() {
+                names.extend(entry.file_name().into_string());
+            }
+        }
+        names.sort();
+        Ok(names)
+    };
+    read().map_err(|source| {
+        PlaceError::Dir(DirError::Io {
+            op: "list",
+            path: directory.to_owned(),
+            source,
+        })
+    })
 }

@@ -13,7 +13,7 @@ use super::{
 use crate::{
     container::{
         Adopted, ContainerDir, ContainerSpec, Handle, StartError, StartFailure, Status,
-        engine::End, process::ProcessId,
+        cgroup::Limits, engine::End, process::ProcessId,
     },
     pod::{
         api::{Retry, chain},
@@ -67,6 +67,7 @@ impl Worker {
                 };
                 let (mut spec, notices) = prepared;
                 give(&context, &uid, &name, &mut spec);
+                confine(&context, &pod, &uid, &name, &mut spec);
                 for notice in notices {
                     events(notice);
                 }
@@ -172,9 +173,10 @@ impl Worker {
             Status::Running {
                 process,
                 started_at,
+                memory_held,
                 ..
             } => {
-                let limit = self.memory_limit(&name);
+                let limit = self.memory_limit(&name).filter(|_| !memory_held);
                 let facts = self.facts.clone();
                 Some(self.context.monitor.watch(Watched {
                     facts,
@@ -287,6 +289,32 @@ fn give(context: &Context, uid: &str, name: &str, spec: &mut ContainerSpec) {
     spec.env
         .retain(|(name, _)| !hidden.contains(&name.as_str()));
     spec.env.extend(placement.variables(uid, name));
+}
+
+/// Names the control group that the container is to have. What runs on the host is beyond ours, and
+/// an engine with a daemon makes one itself.
+fn confine(context: &Context, pod: &Pod, uid: &str, name: &str, spec: &mut ContainerSpec) {
+    let daemon = spec
+        .engine
+        .as_ref()
+        .is_some_and(|it| it.leaves_it_to_a_daemon());
+    let (Some(groups), Some((_, container))) = (&context.groups, containers::find(pod, name))
+    else {
+        return;
+    };
+    if spec.on_host || daemon {
+        return;
+    }
+    let limits = amounts::limits(&container);
+    let of =
+        |amounts: &amounts::Amounts, name: &str| amounts.get(name).copied().filter(|it| *it > 0);
+    let limits = Limits {
+        memory: of(&limits, amounts::MEMORY),
+        millicpus: of(&limits, amounts::CPU),
+        cpu_request: of(&amounts::requests(&container), amounts::CPU).unwrap_or(0),
+        pod_pids: context.pod_pids,
+    };
+    spec.group = Some(Box::new(groups.of(uid, limits)));
 }
 
 fn cancelled() -> Waiting {

@@ -427,6 +427,15 @@ async fn claimed(
         let why = absent("persistentvolumes", bound, problem);
         format!("failed to fetch PV {bound} from API server: {why}")
     })?;
+    if volumes::is_tied(&backing) {
+        let node = &context.host.node;
+        let labels = context.api.labels(&format!("/api/v1/nodes/{node}")).await;
+        let labels = labels.map_err(|problem| {
+            let why = absent("nodes", node, problem);
+            format!("failed to fetch the node from API server: {why}")
+        })?;
+        volumes::on_this_node(&backing, node, &labels)?;
+    }
     volumes::backed(&volume.name, &backing, uid)
 }
 

@@ -99,6 +99,7 @@ pub(super) async fn start(
             .join(&container[..SOCKET_NAME]),
         container,
         on_host: true,
+        group: None,
     };
     let intended = {
         let (records, here) = (records.clone(), here(&facts));

@@ -61,6 +61,7 @@ fn extras() -> impl Strategy<Value = Option<Box<Extras>>> {
             liveness,
             startup_grace: grace.map(Duration::from_secs),
             liveness_grace: grace.map(Duration::from_secs),
+            stop_signal: None,
         })
     });
     prop::option::of(extras)

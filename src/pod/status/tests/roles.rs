@@ -145,6 +145,29 @@ fn a_container_waits_while_its_post_start_hook_runs() {
 }
 
 #[test]
+fn a_post_start_hook_that_failed_is_why_its_container_waits() {
+    let mut container = plain();
+    container["lifecycle"] = json!({"postStart": {"exec": {"command": ["false"]}}});
+    let mut case = Case::admitted(json!({"containers": [container]}));
+    case.step(Event::VolumesReady);
+    case.started(0);
+    case.step(Event::HookDone {
+        container: 0,
+        attempt: 0,
+        hook: Hook::PostStart,
+        failure: Some("it said no".to_owned()),
+    });
+    let running = |case: &Case| case.json()["containerStatuses"][0]["state"]["running"].is_object();
+    assert!(!running(&case), "it never counted as running");
+    case.ended(0, 143, "Error");
+    let status = case.json();
+    let of = &status["containerStatuses"][0];
+    assert_eq!(of["state"]["waiting"]["reason"], "PostStartHookError");
+    assert_eq!(of["state"]["waiting"]["message"], "it said no");
+    assert_eq!(of["lastState"]["terminated"]["exitCode"], 143);
+}
+
+#[test]
 fn a_failure_shows_once_nothing_runs_any_more() {
     let mut case = Case::two();
     case.step(Event::VolumesReady);

@@ -1,0 +1,376 @@
+//! Pods with wrong values that an API server lets through: each ends in the reason and event of a kubelet.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+
+use testkit::{Agent, Kubectl, Up, eventually, skip};
+
+use crate::VK_CMD;
+use crate::env::{log_of, state_says};
+
+macro_rules! cluster {
+    () => {{
+        let up = Up::of(VK_CMD).start();
+        match up.kubectl() {
+            Some(kubectl) => (up, kubectl),
+            None => return skip!("kubectl is missing"),
+        }
+    }};
+}
+
+fn pod(name: &str, spec: &str, container: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec: {{terminationGracePeriodSeconds: 1, {spec} containers: [{{name: c, image: host, {container}}}]}}\n"
+    )
+}
+
+fn create(kubectl: &Kubectl, name: &str, spec: &str, container: &str) {
+    kubectl
+        .pipe("create -f -", &pod(name, spec, container))
+        .ok();
+}
+
+fn get(kubectl: &Kubectl, name: &str, path: &str) -> String {
+    kubectl
+        .run(&format!("get pod {name} -o jsonpath={{{path}}}"))
+        .ok()
+}
+
+/// Waits until an event about a pod holds all of `words`.
+fn event_says(kubectl: &Kubectl, name: &str, words: &[&str]) {
+    eventually(&format!("an event of {name} says {words:?}"), || {
+        let all = kubectl
+            .run(&format!(
+                "get events --field-selector involvedObject.name={name} -o jsonpath={{range.items[*]}}{{.type}}|{{.reason}}|{{.message}}{{\"\\n\"}}{{end}}"
+            ))
+            .ok();
+        let found = all
+            .lines()
+            .any(|line| words.iter().all(|word| line.contains(word)));
+        if found { Ok(()) } else { Err(all) }
+    });
+}
+
+const NEVER: &str = "restartPolicy: Never,";
+const STATE: &str = ".status.containerStatuses[0].state";
+
+#[test]
+fn commands_that_are_none() {
+    let (_up, kubectl) = cluster!();
+    create(&kubectl, "nothing", NEVER, "args: []");
+    event_says(&kubectl, "nothing", &["Warning|Failed|", "no command"]);
+    create(&kubectl, "empty", NEVER, "command: ['']");
+    event_says(&kubectl, "empty", &["Warning|Failed|"]);
+    for name in ["nothing", "empty"] {
+        let reason = eventually("a reason", || {
+            let reason = get(&kubectl, name, &format!("{STATE}.*.reason"));
+            if reason.is_empty() || reason == "ContainerCreating" {
+                Err(reason)
+            } else {
+                Ok(reason)
+            }
+        });
+        let known = ["CreateContainerError", "StartError"];
+        assert!(known.contains(&&*reason), "{name}: {reason}");
+    }
+    // Bytes that no kernel runs, in a file that may be run.
+    let map = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: bytes}\nbinaryData: {run: f0VMRgD/AAE=}\n";
+    kubectl.pipe("create -f -", map).ok();
+    let volumes =
+        "restartPolicy: Never, volumes: [{name: v, configMap: {name: bytes, defaultMode: 0o755}}],";
+    let container = "command: [v/run], volumeMounts: [{name: v, mountPath: v}]";
+    create(&kubectl, "binary", volumes, container);
+    state_says(&kubectl, "binary", &["StartError|", "exec format error"]);
+    event_says(
+        &kubectl,
+        "binary",
+        &["Warning|Failed|Error: ", "exec format error"],
+    );
+    assert_eq!(
+        get(&kubectl, "binary", &format!("{STATE}.terminated.exitCode")),
+        "128"
+    );
+}
+
+#[test]
+fn references_in_a_circle_stay_as_they_are_written() {
+    let (_up, kubectl) = cluster!();
+    let container = "command: [sh, -c, 'printf \"%s|%s|%s\" \"$A\" \"$B\" \"$1\"', sh, $(NONE)], env: [{name: A, value: $(B)}, {name: B, value: $(A)}]";
+    // A names what comes later, so that it is no reference; B takes A's text.
+    let log = log_of(&kubectl, "p", &pod("p", NEVER, container));
+    assert_eq!(log, "$(B)|$(B)|$(NONE)");
+}
+
+#[test]
+fn a_megabyte_of_environment_is_passed_on_or_explained() {
+    let (_up, kubectl) = cluster!();
+    let part = "x".repeat(100_000);
+    let data: String = (0..9).map(|it| format!("  k{it}: {part}\n")).collect();
+    let map = format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: large}}\ndata:\n{data}");
+    kubectl.pipe("create -f -", &map).ok();
+    let container = "command: [sh, -c, 'env | wc -c'], envFrom: [{configMapRef: {name: large}}]";
+    let log = log_of(&kubectl, "p", &pod("p", NEVER, container));
+    assert!(
+        log.trim().parse::<u64>().is_ok_and(|it| it > 900_000),
+        "{log}"
+    );
+    let variables: Vec<_> = (0..4)
+        .map(|it| format!("{{prefix: P{it}_, configMapRef: {{name: large}}}}"))
+        .collect();
+    let container = format!("command: ['true'], envFrom: [{}]", variables.join(", "));
+    create(&kubectl, "q", NEVER, &container);
+    state_says(&kubectl, "q", &["StartError|", "argument list too long"]);
+    event_says(
+        &kubectl,
+        "q",
+        &["Warning|Failed|Error: ", "argument list too long"],
+    );
+}
+
+#[test]
+fn ports_that_are_none_and_ports_that_are_closed() {
+    let (_up, kubectl) = cluster!();
+    // A port that was just free.
+    let port = std::net::TcpListener::bind("127.0.0.1:0")
+        .and_then(|it| it.local_addr())
+        .expect("a port")
+        .port();
+    let closed = format!(
+        "command: [sleep, infinity], readinessProbe: {{tcpSocket: {{port: {port}}}, periodSeconds: 1}}"
+    );
+    create(&kubectl, "closed", "", &closed);
+    event_says(
+        &kubectl,
+        "closed",
+        &[
+            "Warning|Unhealthy|Readiness probe failed: dial tcp",
+            "connection refused",
+        ],
+    );
+    let condition = ".status.conditions[?(@.type==\"Ready\")].status";
+    assert_eq!(get(&kubectl, "closed", condition), "False");
+    let named = "command: [sleep, infinity], lifecycle: {postStart: {httpGet: {port: nosuch}}}";
+    create(&kubectl, "hook", NEVER, named);
+    event_says(&kubectl, "hook", &["Warning|FailedPostStartHook|"]);
+    kubectl
+        .run("wait --for=jsonpath={.status.phase}=Failed pod/hook --timeout=60s")
+        .ok();
+}
+
+#[test]
+fn a_container_whose_start_hook_fails_says_so_while_it_is_tried_again() {
+    let (up, kubectl) = cluster!();
+    // Fails once, then hangs: what is shown meanwhile is the failure.
+    let seen = up.home().join("seen").display().to_string();
+    let hook = format!("test -e {seen} && exec sleep infinity; touch {seen}; exit 3");
+    let container = format!(
+        "command: [sleep, infinity], lifecycle: {{postStart: {{exec: {{command: [sh, -c, '{hook}']}}}}}}"
+    );
+    create(&kubectl, "p", "", &container);
+    state_says(&kubectl, "p", &["PostStartHookError|"]);
+    let last = ".status.containerStatuses[0].lastState.terminated.exitCode";
+    assert!(!get(&kubectl, "p", last).is_empty());
+    event_says(&kubectl, "p", &["Warning|FailedPostStartHook|"]);
+    kubectl.run("delete pod p --timeout=60s").ok();
+}
+
+#[test]
+fn a_container_is_stopped_by_the_signal_that_it_asks_for() {
+    let (up, kubectl) = cluster!();
+    for (name, signal, trapped) in [("usr", "SIGUSR1", "USR1"), ("rt", "SIGRTMIN+3", "RTMIN+3")] {
+        // `~/<pod>` is taken.
+        let file = up.home().join(format!("told-{name}"));
+        let script = format!(
+            "trap \"echo told > {}; exit 0\" {trapped}; trap \"\" TERM; touch {}.up; while :; do sleep 0.05; done",
+            file.display(),
+            file.display()
+        );
+        let container =
+            format!("command: [bash, -c, '{script}'], lifecycle: {{stopSignal: {signal}}}");
+        let spec = "os: {name: linux}, restartPolicy: Never,";
+        let manifest = pod(name, spec, &container).replace("Seconds: 1,", "Seconds: 600,");
+        kubectl.pipe("create -f -", &manifest).ok();
+        let ready = file.with_extension("up");
+        eventually("the trap is set", || {
+            if ready.exists() {
+                Ok(())
+            } else {
+                Err(crate::env::state(&kubectl, name))
+            }
+        });
+        // Within far less than the grace.
+        kubectl
+            .run(&format!("delete pod {name} --timeout=60s"))
+            .ok();
+        let told = std::fs::read_to_string(&file).unwrap_or_default();
+        assert_eq!(told, "told\n", "{name}");
+    }
+}
+
+#[test]
+fn a_volume_of_another_node_is_not_mounted() {
+    let (up, kubectl) = cluster!();
+    let data = up.home().join("data");
+    std::fs::create_dir(&data).expect("a directory");
+    let claimed = |name: &str, value: &str| {
+        format!(
+            "apiVersion: v1\nkind: PersistentVolume\nmetadata: {{name: {name}}}\nspec: {{capacity: {{storage: 1Gi}}, accessModes: [ReadWriteOnce], storageClassName: '', claimRef: {{namespace: default, name: {name}}}, local: {{path: {}}}, nodeAffinity: {{required: {{nodeSelectorTerms: [{{matchExpressions: [{{key: kubernetes.io/os, operator: In, values: [{value}]}}]}}]}}}}}}\n---\napiVersion: v1\nkind: PersistentVolumeClaim\nmetadata: {{name: {name}}}\nspec: {{accessModes: [ReadWriteOnce], storageClassName: '', volumeName: {name}, resources: {{requests: {{storage: 1Gi}}}}}}\n",
+            data.display()
+        )
+    };
+    let node = kubectl
+        .run("get nodes -o jsonpath={.items[0].metadata.name}")
+        .ok();
+    let uses = |name: &str| {
+        let spec = format!(
+            "nodeName: {node}, restartPolicy: Never, volumes: [{{name: v, persistentVolumeClaim: {{claimName: {name}}}}}],"
+        );
+        pod(
+            name,
+            &spec,
+            "command: [sh, -c, 'echo here'], volumeMounts: [{name: v, mountPath: v}]",
+        )
+    };
+    for (name, value) in [("near", "linux"), ("far", "windows")] {
+        kubectl.pipe("create -f -", &claimed(name, value)).ok();
+        bind(&kubectl, name);
+        kubectl.pipe("create -f -", &uses(name)).ok();
+    }
+    event_says(
+        &kubectl,
+        "far",
+        &["Warning|FailedMount|", "no matching NodeSelectorTerms"],
+    );
+    kubectl
+        .run("wait --for=jsonpath={.status.phase}=Succeeded pod/near --timeout=60s")
+        .ok();
+    assert_eq!(get(&kubectl, "far", ".status.phase"), "Pending");
+}
+
+/// What the controller of claims does, where there is none.
+fn bind(kubectl: &Kubectl, name: &str) {
+    let uid = kubectl
+        .run(&format!("get pvc {name} -o jsonpath={{.metadata.uid}}"))
+        .ok();
+    let patch = format!("{{\"spec\":{{\"claimRef\":{{\"uid\":\"{uid}\"}}}}}}");
+    kubectl
+        .words(&["patch", "pv", name, "--type=merge", "-p", &patch])
+        .ok();
+    let patch = "{\"status\":{\"phase\":\"Bound\"}}";
+    kubectl
+        .words(&[
+            "patch",
+            "pvc",
+            name,
+            "--subresource=status",
+            "--type=merge",
+            "-p",
+            patch,
+        ])
+        .ok();
+}
+
+/// A small file system, unmounted at the end.
+struct Small(PathBuf);
+
+impl Small {
+    fn mount(at: &Path) -> Option<Self> {
+        std::fs::create_dir_all(at).ok()?;
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "size=4m,mode=700", "tmpfs"])
+            .arg(at)
+            .stderr(Stdio::null())
+            .status();
+        mounted
+            .is_ok_and(|it| it.success())
+            .then(|| Self(at.to_owned()))
+    }
+
+    /// Leaves no room.
+    fn fill(&self) {
+        let mut file = std::fs::File::create(self.0.join("filler")).expect("a file");
+        let page = [0_u8; 4096];
+        while std::io::Write::write_all(&mut file, &page).is_ok() {}
+    }
+
+    fn empty(&self) {
+        std::fs::remove_file(self.0.join("filler")).expect("it was there");
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn a_full_disk_is_named_at_each_write_and_what_runs_keeps_its_end() {
+    let up = Up::of(VK_CMD).args(&["--no-node"]).start();
+    let Some(kubectl) = up.kubectl() else {
+        return skip!("kubectl is missing");
+    };
+    let place = Arc::new(tempfile::tempdir().expect("a directory"));
+    let Some(disk) = Small::mount(&place.path().join("root")) else {
+        return skip!("a small file system needs the right to mount");
+    };
+    let _agent = Agent::of(VK_CMD, &up.kubeconfig, "small")
+        .at(&place)
+        .args(&["--no-taint", "--eviction-hard", "memory.available<1Mi"])
+        .start();
+    eventually("the node is Ready", || {
+        let said = kubectl
+            .run("get node small -o jsonpath={.status.conditions[?(@.type==\"Ready\")].status}");
+        if said.stdout == "True" {
+            Ok(())
+        } else {
+            Err(said)
+        }
+    });
+    let gate = place.path().join("gate");
+    let script = format!(
+        "until test -e {}; do sleep 0.05; done; yes 0123456789 | head -c 8000000; exit 7",
+        gate.display()
+    );
+    let container = format!("command: [sh, -c, '{script}']");
+    create(&kubectl, "runs", NEVER, &container);
+    kubectl
+        .run("wait --for=condition=Ready pod/runs --timeout=60s")
+        .ok();
+    disk.fill();
+    // Its output finds no room any more, and its end does.
+    std::fs::write(&gate, "").expect("another disk");
+    let ended = format!("{STATE}.terminated.exitCode");
+    eventually("the end is known", || {
+        let code = get(&kubectl, "runs", &ended);
+        if code == "7" { Ok(()) } else { Err(code) }
+    });
+    // No room for a container's own directory, nor for volumes.
+    create(&kubectl, "bare", NEVER, "command: ['true']");
+    kubectl.run("create cm m --from-literal=k=v").ok();
+    let spec = "restartPolicy: Never, volumes: [{name: v, configMap: {name: m}}],";
+    let container = "command: [cat, v/k], volumeMounts: [{name: v, mountPath: v}]";
+    create(&kubectl, "volume", spec, container);
+    event_says(
+        &kubectl,
+        "volume",
+        &["Warning|Failed", "o space left on device"],
+    );
+    event_says(
+        &kubectl,
+        "bare",
+        &["Warning|Failed", "o space left on device"],
+    );
+    assert_eq!(get(&kubectl, "volume", ".status.phase"), "Pending");
+    // With room again they run, without anybody's help.
+    disk.empty();
+    for name in ["bare", "volume"] {
+        kubectl
+            .run(&format!(
+                "wait --for=jsonpath={{.status.phase}}=Succeeded pod/{name} --timeout=120s"
+            ))
+            .ok();
+    }
+    assert_eq!(kubectl.run("logs volume").ok(), "v");
+}

@@ -6,7 +6,7 @@ DEBUG := target/debug/vk-cmd
 STATIC := target/x86_64-unknown-linux-musl/release/vk-cmd
 STATE ?= target/quickstart
 
-.PHONY: help quickstart build test fmt lint deny doc release quick bench conformance conformance-quick test-kubernetes test-sites clean tools
+.PHONY: help quickstart build test fmt lint deny doc release quick bench bench-planes conformance conformance-quick test-kubernetes test-sites clean tools
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -45,6 +45,9 @@ doc: tools
 bench: release ## measure the static binary; the rows of docs/performance.md
 	VK_CMD=$(STATIC) $(CARGO) bench --locked --profile dev --bench pods
 
+bench-planes: release ## the embedded and a real control plane side by side; skipped where its programs are not built
+	@VK_CMD=$(STATIC) scripts/bench-planes || { code=$$?; test $$code -eq 77 && echo "SKIPPED bench-planes: its programs are not built (tests/kubernetes/setup.sh)"; }
+
 # What test-kubernetes needs: families of tests/kubernetes, or programs of one.
 OF_KUBERNETES := kube-apiserver kube-scheduler kube-controller-manager
 KUBERNETES ?= etcd v1.34 $(OF_KUBERNETES:%=v1.30/%) kwok metrics-server
@@ -53,7 +56,7 @@ test-kubernetes: tools ## the tests that need Kubernetes' own control plane; ski
 	@if tests/kubernetes/setup.sh $(KUBERNETES) >/dev/null; then \
 	$(CARGO) test --locked --test it -- real && \
 	$(CARGO) test --locked --package control-plane --test same_requests && \
-	for script in components metrics; do \
+	for script in components kwok metrics hpa; do \
 	dir=$$(mktemp -d) && tests/kubernetes/$$script.sh $$dir && rm -rf $$dir || exit; done; \
 	else code=$$?; test $$code -eq 77 && echo "SKIPPED test-kubernetes: its programs are not built and Go is missing"; fi
 

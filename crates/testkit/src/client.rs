@@ -21,9 +21,11 @@ use tokio_rustls::TlsConnector;
 #[derive(Clone)]
 pub struct Client {
     tls: TlsConnector,
+    /// The same, for connections that speak HTTP/2.
+    pub(crate) http2: TlsConnector,
     /// `host:port`.
-    address: String,
-    host: ServerName<'static>,
+    pub(crate) address: String,
+    pub(crate) host: ServerName<'static>,
     idle: Arc<Mutex<Vec<SendRequest<Full<Bytes>>>>>,
 }
 
@@ -109,8 +111,11 @@ impl Client {
         } else {
             config.with_no_client_auth()
         };
+        let mut http2 = config.clone();
+        http2.alpn_protocols = vec![b"h2".to_vec()];
         Ok(Self {
             tls: TlsConnector::from(Arc::new(config)),
+            http2: TlsConnector::from(Arc::new(http2)),
             address: address.to_owned(),
             host: ServerName::try_from(host.to_owned())?,
             idle: Arc::default(),
@@ -226,7 +231,7 @@ fn pem(entry: &Value, key: &str) -> Result<Vec<u8>> {
     std::fs::read(path).with_context(|| path.to_owned())
 }
 
-fn texts(headers: &hyper::HeaderMap) -> Vec<(String, String)> {
+pub(crate) fn texts(headers: &hyper::HeaderMap) -> Vec<(String, String)> {
     let text =
         |value: &hyper::header::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
     headers

@@ -226,12 +226,17 @@ impl Pass {
         }
         let mut ticks = root.map_or(0, |it| it.reaped);
         let (mut private, mut largest_shared, mut resident) = (0, 0, 0);
+        // One that is alone has all of its pages for itself; most containers are one process.
+        let alone = tree.iter().filter(|it| it.resident > 0).count() == 1;
         for process in &tree {
             ticks += process.own + process.reaped;
             if process.resident == 0 {
                 continue;
             }
-            let shared = self.shared_pages(process).min(process.resident);
+            let shared = match alone {
+                true => 0,
+                false => self.shared_pages(process).min(process.resident),
+            };
             resident += process.resident;
             private += process.resident - shared;
             largest_shared = largest_shared.max(shared);

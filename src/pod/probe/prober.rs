@@ -34,8 +34,13 @@ use super::{
 };
 use crate::container::Handle;
 
-/// Looks that are due within this time are begun together.
+/// Looks that are due within this time are begun together: each time costs a wake-up, and caches that others have used
+/// meanwhile.
 const GRAIN: Duration = Duration::from_millis(20);
+/// The same where there are many to look after, of which each is asked once a second at most.
+const COARSE: Duration = Duration::from_millis(100);
+/// So many are many.
+const MANY: usize = 100;
 /// Failures of one probe that are told in a row, and how long it takes to earn one more: the kubelet's, whose API
 /// servers have to live with thousands of probes that fail each second.
 const NOTICES: u32 = 25;
@@ -208,7 +213,8 @@ impl Task {
     async fn run(mut self, mut asked: mpsc::UnboundedReceiver<Command>) {
         loop {
             let next = self.timer.peek().map(|Reverse((at, _))| *at);
-            let wake = next.map(|at| self.epoch + grain(at.saturating_sub(Self::OFFSET)));
+            let size = if self.watched.len() < MANY { GRAIN } else { COARSE };
+            let wake = next.map(|at| self.epoch + grain(at.saturating_sub(Self::OFFSET), size));
             tokio::select! {
                 // Cancel-safe per docs on `recv`.
                 command = asked.recv() => match command {
@@ -343,9 +349,9 @@ impl Task {
     }
 }
 
-/// The end of the grain that a moment lies in.
-fn grain(at: Duration) -> Duration {
-    let size = GRAIN.as_nanos();
+/// The end of the grain of this size that a moment lies in.
+fn grain(at: Duration, size: Duration) -> Duration {
+    let size = size.as_nanos();
     let end = at.as_nanos().div_ceil(size).saturating_mul(size);
     Duration::from_nanos(u64::try_from(end).unwrap_or(u64::MAX))
 }
@@ -401,8 +407,10 @@ mod tests {
     fn a_moment_is_put_off_by_less_than_a_grain() {
         for micros in [0, 1, 19_999, 20_000, 20_001, 1_234_567] {
             let at = Duration::from_micros(micros);
-            let end = grain(at);
-            assert!(end >= at && end < at + GRAIN, "{at:?} {end:?}");
+            for size in [GRAIN, COARSE] {
+                let end = grain(at, size);
+                assert!(end >= at && end < at + size, "{at:?} {end:?}");
+            }
         }
     }
 

@@ -6,7 +6,7 @@ DEBUG := target/debug/vk-cmd
 STATIC := target/x86_64-unknown-linux-musl/release/vk-cmd
 STATE ?= target/quickstart
 
-.PHONY: help quickstart build test fmt lint deny doc release quick bench bench-planes conformance conformance-quick test-kubernetes test-sites clean tools
+.PHONY: help quickstart build test fmt lint deny doc release quick bench bench-idle bench-planes conformance conformance-quick test-kubernetes test-sites clean tools
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -44,6 +44,9 @@ doc: tools
 
 bench: release ## measure the static binary; the rows of docs/performance.md
 	VK_CMD=$(STATIC) $(CARGO) bench --locked --profile dev --bench pods
+
+bench-idle: release ## measure what idle pods and probes cost an agent
+	@VK_CMD=$(STATIC) scripts/bench-idle || { code=$$?; test $$code -eq 77 || exit $$code; }
 
 bench-planes: release ## the embedded and a real control plane side by side; skipped where its programs are not built
 	@VK_CMD=$(STATIC) scripts/bench-planes || { code=$$?; test $$code -eq 77 && echo "SKIPPED bench-planes: its programs are not built (tests/kubernetes/setup.sh)"; }

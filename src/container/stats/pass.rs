@@ -233,9 +233,10 @@ impl Pass {
             if process.resident == 0 {
                 continue;
             }
-            let shared = match alone {
-                true => 0,
-                false => self.shared_pages(process).min(process.resident),
+            let shared = if alone {
+                0
+            } else {
+                self.shared_pages(process).min(process.resident)
             };
             resident += process.resident;
             private += process.resident - shared;

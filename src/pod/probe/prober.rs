@@ -213,7 +213,11 @@ impl Task {
     async fn run(mut self, mut asked: mpsc::UnboundedReceiver<Command>) {
         loop {
             let next = self.timer.peek().map(|Reverse((at, _))| *at);
-            let size = if self.watched.len() < MANY { GRAIN } else { COARSE };
+            let size = if self.watched.len() < MANY {
+                GRAIN
+            } else {
+                COARSE
+            };
             let wake = next.map(|at| self.epoch + grain(at.saturating_sub(Self::OFFSET), size));
             tokio::select! {
                 // Cancel-safe per docs on `recv`.

@@ -152,6 +152,8 @@ pub struct ServiceContext {
     pub data: PathBuf,
     /// Reaches their containers.
     pub launcher: Launcher,
+    /// What others have to say in the node's status.
+    pub board: Board,
     /// A client with the agent's identity (token and access reviews).
     pub client: kube::Client,
     /// Ends the service.
@@ -391,6 +393,7 @@ impl Agent {
             pressure: pressed,
             reclaim: ask_reclaim,
         };
+        let board = settings.board.clone();
         let host_changed = host_watch::follow(
             settings.hostpipe.map(|pipe| pipe.client),
             settings.board,
@@ -430,6 +433,7 @@ impl Agent {
                 meter,
                 data: place.root.path().to_owned(),
                 launcher: reach,
+                board,
                 client,
                 stop: stop_service.clone(),
             };

@@ -74,13 +74,9 @@ pub struct AgentArgs {
     #[arg(long, value_name = "TEXT", env = env::JIRIAF_SITE)]
     pub site_label: Option<String>,
     /// Whose semantics pods get that have no annotation vk-cmd/compat
-    #[arg(
-        long,
-        value_name = "SEMANTICS",
-        env = env::VK_CMD_COMPAT,
-        default_value = "kubernetes"
-    )]
-    pub compat: Semantics,
+    /// [default: the site profile's; else kubernetes]
+    #[arg(long, value_name = "SEMANTICS", env = env::VK_CMD_COMPAT)]
+    pub compat: Option<Semantics>,
     /// The site profile
     #[command(flatten)]
     pub site: super::SiteArgs,

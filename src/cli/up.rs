@@ -29,13 +29,9 @@ pub struct UpArgs {
     #[arg(long, value_name = "LABELS", value_delimiter = ',')]
     pub node_labels: Vec<String>,
     /// Whose semantics pods get that have no annotation vk-cmd/compat
-    #[arg(
-        long,
-        value_name = "SEMANTICS",
-        env = env::VK_CMD_COMPAT,
-        default_value = "kubernetes"
-    )]
-    pub compat: super::Semantics,
+    /// [default: the site profile's; else kubernetes]
+    #[arg(long, value_name = "SEMANTICS", env = env::VK_CMD_COMPAT)]
+    pub compat: Option<super::Semantics>,
     /// The site profile
     #[command(flatten)]
     pub site: super::SiteArgs,

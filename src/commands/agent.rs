@@ -117,7 +117,7 @@ async fn run_once(
         site,
         upkeep: config.upkeep,
     };
-    let mut settings = settle(node, kube, identity, None).await?;
+    let mut settings = settle(node, kube, identity, None, outfit.hostpipe.as_ref()).await?;
     settings.limits = walltime.limits;
     settings.kill_wait = walltime.kill_wait;
     // Where the name is the job's, the object goes with it; elsewhere the next agent takes it up again.
@@ -166,7 +166,7 @@ pub(super) struct Node {
     pub(super) address: IpAddr,
     pub(super) labels: BTreeMap<String, String>,
     pub(super) provider: Option<String>,
-    pub(super) compat: Semantics,
+    pub(super) compat: Option<Semantics>,
     pub(super) listen: SocketAddr,
     pub(super) serving: ServingCertificate,
     pub(super) client_ca: Vec<CertificateDer<'static>>,
@@ -180,6 +180,7 @@ pub(super) async fn settle(
     config: Config,
     identity: Identity,
     on_ready: Option<oneshot::Sender<()>>,
+    hostpipe: Option<&Hostpipe>,
 ) -> Result<AgentSettings> {
     let listener = Listener::bind(node.listen).await?;
     let kubelet_port = listener.address().port();
@@ -200,7 +201,7 @@ pub(super) async fn settle(
             Some(MountNamespace::Private) => Layout::Private,
             Some(MountNamespace::Host) | None => Layout::Relative,
         });
-    let job = super::engine::job(&node.site, &node.base, None);
+    let job = super::engine::job(&node.site, &node.base, hostpipe);
     // What the user says holds against what was found out.
     let mut labels = crate::site::labels(&node.site);
     labels.extend(node.labels);
@@ -224,10 +225,7 @@ pub(super) async fn settle(
             time_added: None,
         }),
         shim: std::env::current_exe().context("the path of this program")?,
-        compat: match node.compat {
-            Semantics::Kubernetes => Compat::Kubernetes,
-            Semantics::VirtualKubeletCmd => Compat::VirtualKubeletCmd,
-        },
+        compat: compat(node.compat, &node.site),
         environment: job.environment,
         environment_deny: node.site.profile.environment.deny.clone(),
         images: job.means,
@@ -269,6 +267,17 @@ fn groups(choice: &Choice) -> Result<Option<Delegated>> {
             tracing::info!("containers get no control groups: {error:#}");
             Ok(None)
         }
+    }
+}
+
+/// What the user says, else the site's profile.
+fn compat(named: Option<Semantics>, site: &Site) -> Compat {
+    match (named, site.profile.compat) {
+        (Some(Semantics::VirtualKubeletCmd), _)
+        | (None, Some(crate::site::profile::Compat::VirtualKubeletCmd)) => {
+            Compat::VirtualKubeletCmd
+        }
+        (Some(Semantics::Kubernetes), _) | (None, None) => Compat::Kubernetes,
     }
 }
 

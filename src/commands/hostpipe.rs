@@ -9,7 +9,7 @@ use super::signals::Signals;
 use crate::cli::{HostpipeArgs, HostpipeDir, HostpipeSendArgs, HostpipeVerb};
 use crate::exit::{Exit, UsageError};
 use crate::hostpipe::serve::Server;
-use crate::hostpipe::{CallError, Client, DIR_VARIABLE, PipeDir, PlaceError};
+use crate::hostpipe::{CallError, Client, DIR_VARIABLE, PipeDir, PlaceError, Task};
 use crate::printer;
 
 /// Runs a verb of the hostpipe.
@@ -49,7 +49,7 @@ async fn send(args: HostpipeSendArgs) -> Result<Exit> {
     let client = Client::open(dir, &PathBuf::from("/proc/self/exe"))?;
     let ended = client
         .run(
-            args.command,
+            Task::of(args.command),
             &mut tokio::io::stdout(),
             &mut tokio::io::stderr(),
         )

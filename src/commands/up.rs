@@ -207,7 +207,7 @@ async fn node_settings(
         validity: None,
         known: true,
     };
-    settle(node, config, identity, Some(ready)).await
+    settle(node, config, identity, Some(ready), None).await
 }
 
 /// The configuration of a client with the identity of node `name`. Its key is made now and lives

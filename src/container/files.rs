@@ -139,6 +139,21 @@ impl Dir {
             .ok_or_else(|| DirError::io("open directory", &self.path.join(name), Errno::ENOENT))
     }
 
+    /// The same for one that other users may be led into, by a mount of their own: a new one gets these permissions,
+    /// whatever the umask. What lies above it is closed to them.
+    ///
+    /// # Errors
+    /// As [`Dir::open_or_create`].
+    pub fn open_or_create_shared(&self, name: &str, mode: u32) -> Result<Self, DirError> {
+        if let Some(dir) = self.open(name)? {
+            return Ok(dir);
+        }
+        let dir = self.open_or_create(name)?;
+        nix::sys::stat::fchmod(&dir.fd, Mode::from_bits_truncate(mode))
+            .map_err(|errno| DirError::io("open to others", &dir.path, errno))?;
+        Ok(dir)
+    }
+
     /// Opens a directory some levels down, one component at a time.
     pub fn descend(self, names: &[&str]) -> Result<Option<Self>, DirError> {
         let mut dir = self;

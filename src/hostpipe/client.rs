@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     line,
     place::{PRIVATE, PipeDir, PlaceError},
-    protocol::{self, Done, Facts, Order, PROTOCOL},
+    protocol::{self, Done, Facts, Order, PROTOCOL, Task},
 };
 
 /// What is known of the reader.
@@ -276,12 +276,12 @@ impl Client {
     /// Where nobody answers, or the host cannot run it.
     pub async fn run(
         &self,
-        argv: Vec<String>,
+        task: Task,
         out: &mut (impl AsyncWrite + Unpin),
         err: &mut (impl AsyncWrite + Unpin),
     ) -> Result<i32, CallError> {
         let mut answered = self.call().await?;
-        answered.order(&Order::Run { argv }).await?;
+        answered.order(&Order::Run { task }).await?;
         loop {
             match receive(&mut answered.stream).await? {
                 (protocol::STDOUT, bytes) => {

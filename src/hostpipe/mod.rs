@@ -26,7 +26,7 @@ pub mod serve;
 pub use client::{CallError, Client, State};
 pub use line::one_liner;
 pub use place::{PipeDir, PlaceError};
-pub use protocol::{Facts, Order};
+pub use protocol::{Facts, Order, Task};
 
 /// Where the host sees the directory; the reader's environment may say so where it is not `$HOME/hostpipe`.
 pub const DIR_VARIABLE: &str = "VK_CMD_HOSTPIPE";

@@ -98,8 +98,8 @@ pub enum Order {
     Nothing,
     /// Run a command; its output follows in frames, then [`Done`]. The end of the connection ends the command.
     Run {
-        /// Program and arguments.
-        argv: Vec<String>,
+        /// Which.
+        task: Task,
     },
     /// Become the supervisor of a container; the connection is the agent's from now on.
     Shim {
@@ -117,6 +117,38 @@ pub enum Order {
         /// The attempt.
         attempt: u32,
     },
+}
+
+/// A command on the host.
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Task {
+    /// Program and arguments; a single word with white space is a line for the shell. Nothing of it is secret.
+    pub argv: Vec<String>,
+    /// Variables over those of the reader; may hold secrets.
+    #[serde(default)]
+    pub env: Vec<(String, String)>,
+    /// Standard input, as a file in memory; may hold secrets.
+    #[serde(default)]
+    pub stdin: Option<String>,
+}
+
+/// Leaves environment and input out.
+impl std::fmt::Debug for Task {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Task")
+            .field("argv", &self.argv)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Task {
+    /// A command with the reader's environment and no input.
+    pub fn of(argv: Vec<String>) -> Self {
+        Self {
+            argv,
+            ..Self::default()
+        }
+    }
 }
 
 /// How an order ended.
@@ -193,7 +225,11 @@ mod tests {
     #[test]
     fn orders_come_out_as_they_went_in_and_strange_bytes_are_errors() {
         let order = Order::Run {
-            argv: vec!["a b".into(), "\n".into()],
+            task: Task {
+                argv: vec!["a b".into(), "\n".into()],
+                env: vec![("A".into(), "b=c".into())],
+                stdin: Some("{}".into()),
+            },
         };
         let mut wire = Vec::new();
         write_message(&mut wire, &order).expect("written");

@@ -22,19 +22,20 @@ use nix::{
     unistd::Pid,
 };
 
-use super::protocol::{self, Done};
+use super::protocol::{self, Done, Task};
 
 /// How long output is waited for that a grandchild may still hold open, once the command itself has ended.
 const DRAIN: Duration = Duration::from_millis(500);
 /// How long the command has between SIGTERM and SIGKILL once nobody wants it any more.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// Runs `argv` and tells the other end what it writes and how it ends. A single word with white space is a line for
+/// Runs the task and tells the other end what it writes and how it ends. A single word with white space is a line for
 /// the shell.
 ///
 /// # Errors
 /// Where the other end cannot be told.
-pub fn run(mut stream: UnixStream, argv: &[String]) -> io::Result<()> {
+pub fn run(mut stream: UnixStream, task: &Task) -> io::Result<()> {
+    let argv = task.argv.as_slice();
     let mut command = match argv {
         [line] if line.contains(char::is_whitespace) => {
             let mut command = Command::new("sh");
@@ -48,8 +49,16 @@ pub fn run(mut stream: UnixStream, argv: &[String]) -> io::Result<()> {
         }
         [] => return fail(&mut stream, "no command".to_owned()),
     };
+    let stdin = match &task.stdin {
+        Some(text) => match memory_file(text) {
+            Ok(file) => file.into(),
+            Err(error) => return fail(&mut stream, format!("its standard input: {error}")),
+        },
+        None => Stdio::null(),
+    };
     let spawned = command
-        .stdin(Stdio::null())
+        .envs(task.env.iter().map(|(name, value)| (name, value)))
+        .stdin(stdin)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .process_group(0)
@@ -79,6 +88,16 @@ pub fn run(mut stream: UnixStream, argv: &[String]) -> io::Result<()> {
     while ends.recv_timeout(DRAIN).is_ok() {}
     let mut sink = sink.lock().unwrap_or_else(PoisonError::into_inner);
     protocol::write_message(&mut *sink, &Done::Exit(code(status)))
+}
+
+/// A file without a name, in memory alone: it may hold secrets.
+fn memory_file(text: &str) -> io::Result<std::fs::File> {
+    use std::io::Seek;
+    let fd = nix::sys::memfd::memfd_create(c"vk-cmd", nix::sys::memfd::MFdFlags::MFD_CLOEXEC)?;
+    let mut file = std::fs::File::from(fd);
+    file.write_all(text.as_bytes())?;
+    file.rewind()?;
+    Ok(file)
 }
 
 fn fail(stream: &mut UnixStream, message: String) -> io::Result<()> {

@@ -32,6 +32,7 @@ use super::{logs, stats};
 use crate::agent::ServiceContext;
 use crate::container::log::Reader;
 use crate::container::{Adopted, Launcher};
+use crate::node::Board;
 use crate::node::usage::{NodeMeter, NodeUsage};
 use crate::pod::monitor::Monitor;
 use crate::pod::{ContainerView, Pods};
@@ -90,6 +91,7 @@ struct Api {
     data: PathBuf,
     guard: Guard,
     launcher: Launcher,
+    board: Board,
     /// Streams that go on after their request.
     streams: TaskTracker,
     stop: CancellationToken,
@@ -118,6 +120,7 @@ pub async fn serve(
         data: context.data,
         guard: Guard::new(context.client, node),
         launcher: context.launcher,
+        board: context.board,
         streams: TaskTracker::new(),
         stop: context.stop.clone(),
     });
@@ -247,7 +250,7 @@ async fn answer(
         } => container_logs(&api.pods, &namespace, &pod, &container, &head.query).await,
         Route::ResourceMetrics => resource_metrics(api).await,
         Route::Summary => summary(api, &head.query).await,
-        Route::Metrics => agent_metrics(&api.pods).await,
+        Route::Metrics => agent_metrics(&api).await,
         Route::Exec(container) => exec(api, &container, head).await,
         Route::Attach(container) => attach(api, &container, head).await,
         Route::NotBuilt { path, .. } => text(
@@ -315,14 +318,16 @@ async fn summary(api: &Api, query: &str) -> Response {
     }
 }
 
-async fn agent_metrics(pods: &Pods) -> Response {
+async fn agent_metrics(api: &Api) -> Response {
     let running = |view: &crate::pod::PodView| {
         let containers = view.containers.iter();
         containers.filter(|container| container.running).count()
     };
-    let all: Vec<usize> = pods.list().await.iter().map(running).collect();
+    let all: Vec<usize> = api.pods.list().await.iter().map(running).collect();
     let busy = all.iter().filter(|count| **count > 0).count();
-    exposition(stats::agent(busy, all.iter().sum()))
+    let mut text = stats::agent(busy, all.iter().sum());
+    text.push_str(&stats::ways(&api.board.subscribe().borrow().conditions));
+    exposition(text)
 }
 
 async fn check(

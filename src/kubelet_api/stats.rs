@@ -5,12 +5,14 @@
 //! and one byte, since 0 means "unknown" and drops the whole pod; `container`, `pod` and
 //! `namespace` stand in this order, and no other label ends in one of these names.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
 use crate::container::stats::disk::DiskUsage;
+use crate::node::Condition;
 use crate::node::usage::{NodeMeter, NodeUsage};
 use crate::pod::monitor::{ContainerUse, Sample};
 
@@ -279,9 +281,46 @@ pub(super) fn agent(running_pods: usize, running_containers: usize) -> String {
     text
 }
 
+/// `/metrics`: the ways to and from this node (tunnel, hostpipe), one gauge each with the condition's reason.
+pub(super) fn ways(conditions: &BTreeMap<&'static str, Condition>) -> String {
+    let mut text = String::new();
+    if conditions.is_empty() {
+        return text;
+    }
+    let name = "vk_cmd_way_ready";
+    let help = "1 while a way that this node needs (a tunnel, the hostpipe) is open, 0 otherwise";
+    family(&mut text, name, "gauge", help);
+    for (kind, condition) in conditions {
+        let (reason, value) = (&condition.reason, u8::from(condition.status));
+        let _ = writeln!(
+            text,
+            "{name}{{condition=\"{kind}\",reason=\"{reason}\"}} {value}"
+        );
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_ways_are_told_with_their_reasons() {
+        assert_eq!(ways(&BTreeMap::new()), "");
+        let condition = |status, reason: &str| Condition {
+            status,
+            reason: reason.to_owned(),
+            message: String::new(),
+        };
+        let text = ways(&BTreeMap::from([
+            ("TunnelReady", condition(false, "ConnectionLost")),
+            ("HostpipeReady", condition(true, "HostAnswers")),
+        ]));
+        let wanted = "vk_cmd_way_ready{condition=\"HostpipeReady\",reason=\"HostAnswers\"} 1\n\
+                      vk_cmd_way_ready{condition=\"TunnelReady\",reason=\"ConnectionLost\"} 0\n";
+        assert!(text.ends_with(wanted), "{text}");
+    }
+
     use crate::container::stats::Usage;
     use crate::pod::resources::Facts;
     use std::collections::HashMap;

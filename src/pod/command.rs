@@ -119,6 +119,16 @@ pub fn command(
     })
 }
 
+/// Whether the whole command is the documented one-liner, `echo 'CMD' > …/hostpipe/vk-cmd`, in one string: no image has
+/// a program of such a name.
+pub fn is_line_for_the_pipe(container: &Container) -> bool {
+    let no_args = container.args.as_ref().is_none_or(Vec::is_empty);
+    match container.command.as_deref() {
+        Some([line]) if no_args => hostpipe::one_liner(line).is_some(),
+        _ => false,
+    }
+}
+
 fn is_shell(program: &str) -> bool {
     let name = program.rsplit('/').next();
     matches!(name, Some("sh" | "bash"))

@@ -201,18 +201,6 @@ impl Images {
             tell(false, "BackOff", message.clone());
             return Err(waiting("ImagePullBackOff", message));
         }
-        let nobody = Auth::default();
-        let auth = match self.via {
-            Via::Host(_) if !auth.is_empty() => {
-                let message = format!(
-                    "Pull secrets do not reach {} on the host: the hostpipe has no way for them; log in there",
-                    self.engine.kind
-                );
-                tell(true, "FailedToRetrieveImagePullSecret", message);
-                &nobody
-            }
-            _ => auth,
-        };
         let asked = Instant::now();
         // Never closed.
         let _turn = self.turn.acquire().await;
@@ -326,15 +314,13 @@ impl Images {
             Via::Host(client) => client,
         };
         // The host has its own environment; what the profile sets comes over it.
-        let mut argv = Vec::new();
-        if !self.engine.environment.is_empty() {
-            let set = self.engine.environment.iter();
-            argv.push("env".to_owned());
-            argv.extend(set.map(|(name, value)| format!("{name}={value}")));
-        }
-        argv.extend(call.argv.iter().cloned());
+        let task = hostpipe::Task {
+            argv: call.argv.clone(),
+            env: call.env.clone(),
+            stdin: call.stdin.clone(),
+        };
         let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
-        let code = tokio::time::timeout(patience, client.run(argv, &mut stdout, &mut stderr))
+        let code = tokio::time::timeout(patience, client.run(task, &mut stdout, &mut stderr))
             .await
             .map_err(|_| format!("no end within {} s on the host", patience.as_secs()))?
             .map_err(|error| error.to_string())?;

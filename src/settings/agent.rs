@@ -36,7 +36,7 @@ pub struct AgentConfig {
     /// The CA of client certificates.
     pub client_ca: Option<PathBuf>,
     /// Whose semantics pods get that do not choose.
-    pub compat: Semantics,
+    pub compat: Option<Semantics>,
     /// When and how the node ends.
     pub walltime: WalltimeConfig,
     /// How the node looks after its resources.

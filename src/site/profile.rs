@@ -280,9 +280,6 @@ pub struct Tunnels {
     /// Known host keys.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub known_hosts_file: Option<String>,
-    /// A socket of ControlMaster to share.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub control_path: Option<String>,
     /// More of ssh's options, `Name=value`.
     pub options: Vec<String>,
     /// The API server's port, on the far side's loopback and on ours; `APISERVER_PORT` says the same. None: no forward.
@@ -314,7 +311,6 @@ impl Default for Tunnels {
             identity_file: None,
             config_file: None,
             known_hosts_file: None,
-            control_path: None,
             options: Vec::new(),
             api_server_port: None,
             api_server_host: "localhost".to_owned(),

@@ -82,6 +82,12 @@ impl Site {
         };
         let hostpipe = match &profile.hostpipe {
             Some(path) => PathBuf::from(expand(path, here)),
+            None if here.hostpipe.is_some() => here
+                .hostpipe
+                .as_deref()
+                .and_then(std::path::Path::parent)
+                .unwrap_or_else(|| std::path::Path::new("/"))
+                .to_owned(),
             None => {
                 let home = here.environment.get("HOME").map_or("/", String::as_str);
                 PathBuf::from(home).join("hostpipe")

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use crate::container::engine::Kind;
+use crate::hostpipe::DIR_VARIABLE;
 
 /// What a profile is matched and settled with; read once.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -39,11 +40,11 @@ impl Surroundings {
         let environment: BTreeMap<String, String> = std::env::vars_os()
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
             .collect();
-        let directory = match hostpipe {
-            Some(path) => Some(path.to_owned()),
-            None => environment
-                .get("HOME")
-                .map(|home| Path::new(home).join("hostpipe")),
+        let set = |name: &str| environment.get(name).filter(|value| !value.is_empty());
+        let directory = match (hostpipe, set(DIR_VARIABLE)) {
+            (Some(path), _) => Some(path.to_owned()),
+            (None, Some(path)) => Some(PathBuf::from(path)),
+            (None, None) => set("HOME").map(|home| Path::new(home).join("hostpipe")),
         };
         Self {
             hostname: nix::unistd::gethostname()

@@ -2,11 +2,30 @@
 //!
 //! An sshd with `GatewayPorts no` binds a reverse forward to its loopback, says that all is well, and nobody else
 //! reaches it. So the far side itself is made to connect to the address that the control plane uses, over the
-//! connection that is there already; no shell is needed for that.
+//! connection that is there already; no shell is needed for that. And what answers there has to show the certificate
+//! that our own kubelet API shows: another node's may hold the port.
 
-use std::{path::Path, process::Stdio, time::Duration};
+use std::{
+    io,
+    net::{Ipv4Addr, SocketAddr},
+    path::Path,
+    process::Stdio,
+    sync::Arc,
+    time::Duration,
+};
 
-use tokio::process::Command;
+use rustls::{
+    ClientConfig, DigitallySignedStruct, SignatureScheme,
+    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature},
+    pki_types::{CertificateDer, ServerName, UnixTime},
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    process::Command,
+};
+use tokio_rustls::TlsConnector;
 
 use super::spec::TunnelSpec;
 
@@ -48,4 +67,119 @@ pub async fn check(spec: &TunnelSpec, control: &Path, host: &str, port: u16) -> 
          `GatewayPorts clientspecified` (or yes) in /etc/ssh/sshd_config there and restart it, or use an address that \
          it has (VKUBELET_POD_IP) (ssh said: {words})"
     ))
+}
+
+/// Whether what the far side reaches at `host:port` is what serves `kubelet` on this host; `None` while nothing serves
+/// there yet.
+///
+/// # Errors
+/// For people, where somebody else answers.
+pub async fn is_ours(
+    spec: &TunnelSpec,
+    control: &Path,
+    (host, port): (&str, u16),
+    kubelet: u16,
+) -> Result<Option<()>, String> {
+    let Ok(Ok(own)) = tokio::time::timeout(PATIENCE, of_this_host(kubelet)).await else {
+        return Ok(None);
+    };
+    let seen = tokio::time::timeout(PATIENCE, of_far_side(spec, control, host, port)).await;
+    match seen {
+        Ok(Ok(seen)) if seen == own => Ok(Some(())),
+        Ok(Ok(_)) => Err(format!(
+            "another server than this node's answers at {host}:{port}, seen from {}: another node has the port there; \
+             give this one its own KUBELET_PORT, or kubeletPort: any in the site profile",
+            spec.destination
+        )),
+        Ok(Err(error)) => Err(format!(
+            "what answers at {host}:{port}, seen from {}, is no kubelet API ({error}): another program has the port \
+             there; give this node another KUBELET_PORT, or kubeletPort: any in the site profile",
+            spec.destination
+        )),
+        // The connection is slow or gone, which is said elsewhere.
+        Err(_) => Ok(None),
+    }
+}
+
+async fn of_this_host(port: u16) -> io::Result<Vec<u8>> {
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    shown(TcpStream::connect(address).await?).await
+}
+
+async fn of_far_side(
+    spec: &TunnelSpec,
+    control: &Path,
+    host: &str,
+    port: u16,
+) -> io::Result<Vec<u8>> {
+    let mut child = Command::new(&spec.ssh)
+        .args(spec.probe_line(control, host, port))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()?;
+    match (child.stdout.take(), child.stdin.take()) {
+        (Some(out), Some(input)) => shown(tokio::io::join(out, input)).await,
+        _ => Err(io::ErrorKind::BrokenPipe.into()),
+    }
+}
+
+/// The certificate that a TLS server shows, and has the key of.
+async fn shown(stream: impl AsyncRead + AsyncWrite + Unpin) -> io::Result<Vec<u8>> {
+    let provider = Arc::new(ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider.clone())
+        .with_safe_default_protocol_versions()
+        .map_err(io::Error::other)?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Any(provider)))
+        .with_no_client_auth();
+    let name = ServerName::IpAddress(Ipv4Addr::LOCALHOST.into());
+    let stream = TlsConnector::from(Arc::new(config))
+        .connect(name, stream)
+        .await?;
+    let chain = stream.get_ref().1.peer_certificates();
+    let first = chain.and_then(<[_]>::first);
+    Ok(first.ok_or(io::ErrorKind::InvalidData)?.to_vec())
+}
+
+/// Takes every certificate, and checks that its key is there: certificates are compared afterwards.
+#[derive(Debug)]
+struct Any(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for Any {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        verify_tls12_signature(message, certificate, signature, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        verify_tls13_signature(message, certificate, signature, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
 }

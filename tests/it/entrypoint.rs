@@ -246,6 +246,11 @@ fn every_variable_of_the_tunnels_wrong_in_turn() {
         ("NODENAME", "Not_Valid", "cannot be the name of a node"),
         ("VKUBELET_POD_IP", "here", "is not an IP address"),
         ("VK_CMD_SITE", "jlab", "is no known site"),
+        ("JIRIAF_WALLTIME", "abc", "is not a number of seconds"),
+        ("JIRIAF_WALLTIME", "-60", "is negative"),
+        ("JIRIAF_WALLTIME", "61", "is not a multiple of 60"),
+        ("KUBECONFIG", "/no/such/kubeconfig", "cannot be used"),
+        ("KUBECONFIG", "/", "cannot be used"),
     ] {
         let output = Command::new(VK_CMD)
             .arg("entrypoint")
@@ -268,4 +273,109 @@ fn every_variable_of_the_tunnels_wrong_in_turn() {
             );
         }
     }
+}
+
+#[test]
+fn a_port_that_is_taken_and_a_server_that_is_not_there_are_said() {
+    let up = Up::of(VK_CMD).args(&["--no-node"]).start();
+    let temp = tempfile::tempdir().expect("a directory");
+    let entrypoint = |kubeconfig: &std::path::Path, port: u16| {
+        let mut command = Command::new(VK_CMD);
+        command
+            .arg("entrypoint")
+            .env_clear()
+            .env("PATH", "/usr/bin:/bin")
+            .env("HOME", temp.path())
+            .env("VK_CMD_SITE", "local")
+            .env("NODENAME", "vk-bad")
+            .env("KUBECONFIG", kubeconfig)
+            .env("KUBELET_PORT", port.to_string())
+            .stdin(Stdio::null());
+        command
+    };
+    let taken = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a port");
+    let port = taken.local_addr().expect("an address").port();
+    let output = entrypoint(&up.kubeconfig, port).output().expect("it runs");
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success(), "{error}");
+    assert!(
+        error.contains(&port.to_string()) && error.contains("in use"),
+        "{error}"
+    );
+
+    // One that points nowhere is waited for, and said.
+    let text = std::fs::read_to_string(&up.kubeconfig).expect("a kubeconfig");
+    let server = { text.lines() }.find(|line| line.trim().starts_with("server: "));
+    let nowhere = text.replace(server.expect("a server"), "    server: https://127.0.0.1:1");
+    let file = temp.path().join("nowhere");
+    std::fs::write(&file, nowhere).expect("written");
+    let log = temp.path().join("log");
+    let mut agent = entrypoint(&file, 0)
+        .stderr(std::fs::File::create(&log).expect("a log"))
+        .spawn()
+        .expect("it runs");
+    eventually("it says what it waits for", || {
+        let said = std::fs::read_to_string(&log).unwrap_or_default();
+        if said.contains("waiting for the API server") {
+            Ok(())
+        } else {
+            Err(said)
+        }
+    });
+    kill(Pid::from_raw(agent.id().cast_signed()), Signal::SIGTERM).expect("it runs");
+    agent.wait().expect("our child");
+}
+
+#[test]
+fn what_cannot_be_a_hostpipe_is_refused_with_the_mend() {
+    let temp = tempfile::tempdir().expect("a directory");
+    let path = |name: &str| temp.path().join(name);
+    let run = |words: &[&str], dir: PathBuf| {
+        let output = Command::new(VK_CMD)
+            .args(words)
+            .env_clear()
+            .env("PATH", "/usr/bin:/bin")
+            .env("HOME", temp.path())
+            .env("NODENAME", "vk-bad")
+            .env("VK_CMD_HOSTPIPE", dir)
+            .stdin(Stdio::null())
+            .output()
+            .expect("it runs");
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success(), "{words:?}: {error}");
+        error
+    };
+    // A plain file where the directory should be.
+    std::fs::write(path("file"), "").expect("written");
+    let error = run(&["entrypoint", "--site", "jiriaf2301"], path("file"));
+    assert!(error.contains("cannot be used as the hostpipe"), "{error}");
+    assert!(error.contains("vk-cmd hostpipe serve"), "{error}");
+    let error = run(&["hostpipe", "serve"], path("file"));
+    assert!(
+        error.contains(path("file").to_str().expect("text")),
+        "{error}"
+    );
+    // A plain file where the FIFO should be: somebody wrote before there was a pipe.
+    std::fs::create_dir(path("dir")).expect("mkdir");
+    std::fs::write(path("dir/vk-cmd"), "docker run x\n").expect("written");
+    for words in [
+        &["hostpipe", "serve"][..],
+        &["hostpipe", "send", "--", "date"],
+    ] {
+        let error = run(words, path("dir"));
+        assert!(error.contains("is a plain file and no FIFO"), "{error}");
+    }
+    let kept = std::fs::read_to_string(path("dir/vk-cmd")).expect("it stays");
+    assert_eq!(kept, "docker run x\n");
+    // Nobody's there.
+    let error = run(&["hostpipe", "send", "--", "date"], path("missing"));
+    assert!(error.contains("start `vk-cmd hostpipe serve`"), "{error}");
+    if !nix::unistd::geteuid().is_root() {
+        return skip!("only root can make another user's directory");
+    }
+    std::fs::create_dir(path("theirs")).expect("mkdir");
+    let other = nix::unistd::Uid::from_raw(4711);
+    nix::unistd::chown(&path("theirs"), Some(other), None).expect("chown");
+    let error = run(&["hostpipe", "serve"], path("theirs"));
+    assert!(error.contains("belongs to user 4711"), "{error}");
 }

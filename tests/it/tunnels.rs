@@ -14,7 +14,7 @@ use nix::{
     unistd::Pid,
 };
 use tempfile::TempDir;
-use testkit::{eventually, skip};
+use testkit::{Up, eventually, skip};
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 use vk_cmd::tunnel::{Forward, Place, State, Tunnel, TunnelSpec, proof, tunnel};
@@ -368,6 +368,55 @@ fn what_keeps_a_tunnel_down_is_said_with_the_mend() {
         let (found, message) = kept.reason();
         assert_eq!(found, reason, "{message}");
         assert!(message.contains(mend), "{message}");
+        kept.end();
+    }
+}
+
+/// The port of a server that shows a certificate of its own.
+fn tls_port(up: &Up) -> u16 {
+    let text = std::fs::read_to_string(&up.kubeconfig).expect("a kubeconfig");
+    let server = text
+        .lines()
+        .find_map(|line| line.trim().strip_prefix("server: "));
+    let port = server.and_then(|url| {
+        url.rsplit(':')
+            .next()?
+            .trim_matches(['"', '/'])
+            .parse()
+            .ok()
+    });
+    port.expect("a port")
+}
+
+#[test]
+fn what_answers_on_the_far_side_has_to_be_ours() {
+    let Some(sshd) = Sshd::new("yes") else {
+        return skip!("{SSHD} is missing (Debian: apt-get install openssh-server)");
+    };
+    let start = || Up::of(crate::VK_CMD).args(&["--no-node"]).start();
+    let (first, second) = (start(), start());
+    let (own, other) = (tls_port(&first), tls_port(&second));
+    for (to, kubelet, wanted) in [
+        (own, own, Ok(Some(()))),
+        (other, own, Err("another server")),
+        (word_server("x"), own, Err("is no kubelet API")),
+        (other, free_port(), Ok(None)),
+    ] {
+        let far = free_port();
+        let kept = Kept::new(sshd.spec(vec![remote("*", far, to)]));
+        kept.up(1);
+        let check = proof::is_ours(
+            &kept.spec,
+            &kept.tunnel.control,
+            ("127.0.0.1", far),
+            kubelet,
+        );
+        let found = kept.runtime.block_on(check);
+        match (&found, wanted) {
+            (Ok(found), Ok(wanted)) => assert_eq!(*found, wanted),
+            (Err(message), Err(words)) => assert!(message.contains(words), "{message}"),
+            (found, wanted) => panic!("{found:?} where {wanted:?} was wanted"),
+        }
         kept.end();
     }
 }

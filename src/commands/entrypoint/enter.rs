@@ -23,7 +23,7 @@ use nix::{
     unistd::Pid,
 };
 
-use crate::{exit::UsageError, hostpipe::DIR_VARIABLE, settings::env};
+use crate::{exit::UsageError, hostpipe::DIR_VARIABLE, printer, settings::env};
 
 /// Settles user and environment; returns only where nothing is left to change, or with the end of the program.
 ///
@@ -40,6 +40,13 @@ pub fn enter(args: &[OsString]) -> Result<Option<ExitCode>, UsageError> {
         && let Ok(meta) = fs::metadata(dir)
         && meta.uid() != 0
     {
+        if let Err(error) = introduce(Path::new("/etc/passwd"), meta.uid(), meta.gid()) {
+            // All but ssh does without; that says what it lacks.
+            printer::note(format!(
+                "no entry of /etc/passwd for user {}: {error}",
+                meta.uid()
+            ));
+        }
         let mut command = again(args);
         command.uid(meta.uid()).gid(meta.gid());
         return Err(failed("become the user of", dir, &command.exec()));
@@ -64,10 +71,6 @@ pub fn enter(args: &[OsString]) -> Result<Option<ExitCode>, UsageError> {
     {
         more.insert(env::KUBECONFIG.into(), file.into());
     }
-    if lacks(env::VK_CMD_COMPAT, &more) {
-        // What the documents promise of the image.
-        more.insert(env::VK_CMD_COMPAT.into(), "virtual-kubelet-cmd".into());
-    }
     let mut command = again(args);
     command.envs(more).env(env::VK_CMD_ENTERED, "1");
     if std::process::id() == 1 {
@@ -75,6 +78,27 @@ pub fn enter(args: &[OsString]) -> Result<Option<ExitCode>, UsageError> {
     }
     let error = command.exec();
     Err(failed("start", Path::new("/proc/self/exe"), &error))
+}
+
+/// Gives a user of the host an entry in the container's list of users, where it has none: ssh ends without one.
+fn introduce(list: &Path, uid: u32, gid: u32) -> io::Result<()> {
+    let text = match fs::read_to_string(list) {
+        // An image without users has no ssh either.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        text => text?,
+    };
+    let id = uid.to_string();
+    if text.lines().any(|line| line.split(':').nth(2) == Some(&id)) {
+        return Ok(());
+    }
+    let end = if text.is_empty() || text.ends_with('\n') {
+        ""
+    } else {
+        "\n"
+    };
+    let entry = format!("{end}vk-cmd-{uid}:x:{uid}:{gid}:vk-cmd:/root:/bin/sh\n");
+    let mut file = fs::File::options().append(true).open(list)?;
+    io::Write::write_all(&mut file, entry.as_bytes())
 }
 
 fn again(args: &[OsString]) -> Command {
@@ -225,6 +249,21 @@ fn reap(main: Pid) -> Option<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_user_of_the_host_is_introduced_once() {
+        let temp = tempfile::tempdir().expect("a directory");
+        let list = temp.path().join("passwd");
+        introduce(&list, 1000, 100).expect("no list, no entry");
+        assert!(!list.exists());
+        fs::write(&list, "root:x:0:0:root:/root:/bin/sh").expect("written");
+        for _ in 0..2 {
+            introduce(&list, 0, 0).expect("there");
+            introduce(&list, 1000, 100).expect("added");
+        }
+        let wanted = "root:x:0:0:root:/root:/bin/sh\nvk-cmd-1000:x:1000:100:vk-cmd:/root:/bin/sh\n";
+        assert_eq!(fs::read_to_string(&list).expect("read"), wanted);
+    }
 
     #[test]
     fn the_environment_file_is_plain_assignments() {

@@ -8,13 +8,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::agent::{Outfit, run_with};
 use crate::agent::Hostpipe;
-use crate::cli::EntrypointArgs;
+use crate::cli::{EntrypointArgs, Semantics};
 use crate::exit::{Exit, UsageError};
 use crate::hostpipe::{Client, PipeDir, PlaceError};
 use crate::node::Board;
 use crate::printer;
 use crate::settings::{agent::AgentConfig, site};
-use crate::site::{EngineAccess, LaunchMode, Site};
+use crate::site::{EngineAccess, LaunchMode, Seat, Site};
 use crate::tunnel;
 
 pub mod enter;
@@ -27,12 +27,18 @@ mod tunnels;
 pub async fn run(mut args: EntrypointArgs) -> Result<Exit> {
     let site = site::resolve(&args.agent.site)?;
     tracing::info!(site = site.name(), "the site");
+    if site.profile.compat.is_none() {
+        // What the documents promise of the image.
+        args.agent
+            .compat
+            .get_or_insert(Semantics::VirtualKubeletCmd);
+    }
     // The end of the job is the end of its pods.
     args.agent.walltime.drain_on_exit.get_or_insert(true);
     let board = Board::default();
     let hostpipe = hostpipe(&args, &site)?;
+    // What the host starts has to find its records there, and only this directory is surely the same on both sides.
     if let Some(pipe) = &hostpipe
-        && pipe.everything
         && args.agent.root.is_none()
     {
         args.agent.root = Some(pipe.client.dir().base());
@@ -88,7 +94,9 @@ fn hostpipe(args: &EntrypointArgs, site: &Site) -> Result<Option<Hostpipe>> {
         .dir
         .clone()
         .unwrap_or_else(|| site.hostpipe.clone());
-    if !everything && !engine {
+    // Lines for the pipe want the host, whatever engine there may be in here.
+    let lines = site.seat != Seat::Host && path.join(crate::hostpipe::place::FIFO).exists();
+    if !everything && !engine && !lines {
         return Ok(None);
     }
     let opened = PipeDir::open(&path)

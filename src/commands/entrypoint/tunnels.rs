@@ -1,7 +1,7 @@
 //! Which tunnels there are to be, and what the node says of them.
 
 use std::net::{IpAddr, SocketAddr, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -21,6 +21,8 @@ const CONDITION: &str = "TunnelReady";
 const LOOK: Duration = Duration::from_secs(1);
 /// How often the ends of certificates are looked at.
 const CERTIFICATES: Duration = Duration::from_secs(600);
+/// How soon it is looked again whether our kubelet API answers, while it does not serve yet.
+const SOON: Duration = Duration::from_secs(5);
 
 /// A tunnel, and what in it matters to the node.
 #[derive(Clone, Debug)]
@@ -28,6 +30,8 @@ pub(super) struct Wanted {
     pub(super) spec: TunnelSpec,
     /// Our end of the kubelet API's reverse forward, as ssh writes it, and the far side's port (0: its choice).
     kubelet: Option<(String, u16)>,
+    /// The kubelet API's port on this host.
+    kubelet_port: u16,
     /// Whether others than the far side itself are to reach it.
     open: bool,
 }
@@ -63,6 +67,9 @@ pub(super) fn wanted(
         .clone()
         .or_else(|| profile.known_hosts_file.clone().map(Into::into));
     spec.options.clone_from(&profile.options);
+    if let Some(dir) = other_home() {
+        at_home(&mut spec, &dir.join(".ssh"));
+    }
     spec.keep_alive = Duration::from_secs(profile.keep_alive_seconds.into());
     spec.keep_alive_count = profile.keep_alive_count;
     spec.connect_timeout = Duration::from_secs(profile.connect_timeout_seconds.into());
@@ -117,8 +124,26 @@ pub(super) fn wanted(
     Ok((!spec.forwards.is_empty()).then_some(Wanted {
         spec,
         kubelet,
+        kubelet_port,
         open,
     }))
+}
+
+/// `HOME`, where ssh would not look: it takes the home of the list of users, which in a container may be another.
+fn other_home() -> Option<PathBuf> {
+    let home = std::env::var_os("HOME").map(PathBuf::from)?;
+    let listed = nix::unistd::User::from_uid(nix::unistd::geteuid()).ok()??;
+    (home.is_absolute() && home != listed.dir).then_some(home)
+}
+
+/// Has ssh use what lies in the user's own directory, where nothing else was said.
+fn at_home(spec: &mut TunnelSpec, dir: &Path) {
+    let find = |name: &str| Some(dir.join(name)).filter(|path| path.is_file());
+    spec.config = spec.config.take().or_else(|| find("config"));
+    spec.known_hosts = spec.known_hosts.take().or_else(|| find("known_hosts"));
+    let keys = ["id_ed25519", "id_ecdsa", "id_rsa"];
+    // Those that the configuration names are tried besides.
+    spec.identity = { spec.identity.take() }.or_else(|| keys.into_iter().find_map(find));
 }
 
 fn is_taken(port: u16) -> bool {
@@ -156,11 +181,11 @@ pub(super) async fn follow(
     let work = async {
         loop {
             let state = tunnel.state.borrow_and_update().clone();
-            let condition = told(&state, &tunnel, &wanted, address, &board).await;
+            let (condition, pause) = told(&state, &tunnel, &wanted, address, &board).await;
             if let Some(condition) = condition {
                 board.set(CONDITION, condition);
             }
-            let changed = tokio::time::timeout(CERTIFICATES, tunnel.state.changed()).await;
+            let changed = tokio::time::timeout(pause, tunnel.state.changed()).await;
             if let Ok(Err(_)) = changed {
                 return;
             }
@@ -179,16 +204,20 @@ async fn told(
     wanted: &Wanted,
     address: Option<IpAddr>,
     board: &Board,
-) -> Option<Condition> {
+) -> (Option<Condition>, Duration) {
+    let down = |reason: &str, message: String| {
+        let reason = reason.to_owned();
+        let condition = Condition {
+            status: false,
+            reason,
+            message,
+        };
+        (Some(condition), CERTIFICATES)
+    };
+    let mut pause = CERTIFICATES;
     let allocated = match state {
-        State::Connecting => return None,
-        State::Down(problem) => {
-            return Some(Condition {
-                status: false,
-                reason: problem.reason.to_owned(),
-                message: problem.message.clone(),
-            });
-        }
+        State::Connecting => return (None, CERTIFICATES),
+        State::Down(problem) => return down(problem.reason, problem.message.clone()),
         State::Up { allocated, .. } => allocated,
     };
     if let Some((ours, far)) = &wanted.kubelet {
@@ -197,15 +226,16 @@ async fn told(
         if port != 0 {
             board.set_kubelet_port(Some(port));
         }
-        if let Some(address) = address.filter(|_| wanted.open)
-            && let Err(message) =
-                proof::check(&wanted.spec, &tunnel.control, &address.to_string(), port).await
-        {
-            return Some(Condition {
-                status: false,
-                reason: "ReverseNotReachable".to_owned(),
-                message,
-            });
+        if let Some(address) = address.filter(|_| wanted.open) {
+            let (spec, control, address) = (&wanted.spec, &tunnel.control, address.to_string());
+            if let Err(message) = proof::check(spec, control, &address, port).await {
+                return down("ReverseNotReachable", message);
+            }
+            match proof::is_ours(spec, control, (&address, port), wanted.kubelet_port).await {
+                Ok(Some(())) => {}
+                Ok(None) => pause = SOON,
+                Err(message) => return down("RemotePortOfAnother", message),
+            }
         }
     }
     let notices: Vec<String> = certificate::certificates(&wanted.spec)
@@ -216,7 +246,7 @@ async fn told(
     for notice in &notices {
         tracing::warn!("{notice}");
     }
-    Some(Condition {
+    let condition = Condition {
         status: true,
         reason: if notices.is_empty() {
             "TunnelUp"
@@ -229,5 +259,32 @@ async fn told(
         } else {
             notices.join("; ")
         },
-    })
+    };
+    (Some(condition), pause)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_lies_at_home_is_used_where_nothing_was_said() {
+        let temp = tempfile::tempdir().expect("a directory");
+        let path = |name: &str| temp.path().join(name);
+        for name in ["known_hosts", "id_rsa"] {
+            std::fs::write(path(name), "").expect("written");
+        }
+        let mut spec = TunnelSpec::new("cp");
+        at_home(&mut spec, temp.path());
+        assert_eq!(spec.known_hosts, Some(path("known_hosts")));
+        assert_eq!(spec.identity, Some(path("id_rsa")));
+        assert_eq!(spec.config, None);
+        // What was said holds.
+        std::fs::write(path("config"), "").expect("written");
+        let mut spec = TunnelSpec::new("cp");
+        spec.known_hosts = Some("/mine".into());
+        at_home(&mut spec, temp.path());
+        assert_eq!(spec.config, Some(path("config")));
+        assert_eq!(spec.known_hosts, Some("/mine".into()));
+    }
 }

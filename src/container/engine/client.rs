@@ -97,6 +97,24 @@ impl EngineClient {
         !self.teardown.is_empty()
     }
 
+    /// All in it that may hold a path of the host.
+    pub(in crate::container) fn texts(&mut self) -> impl Iterator<Item = &mut String> {
+        let Self {
+            memory_files,
+            exec,
+            autopsy,
+            teardown,
+            environment,
+        } = self;
+        memory_files
+            .iter_mut()
+            .chain(&mut exec.before)
+            .chain(&mut exec.after)
+            .chain(autopsy)
+            .chain(teardown.iter_mut().flatten())
+            .chain(environment.iter_mut().map(|(_, value)| value))
+    }
+
     /// Writes down how to end what the client may leave behind, for whoever finds its supervisor dead. Nothing of it
     /// is secret.
     ///

@@ -26,6 +26,8 @@ pub fn image(container: &Container) -> Image<'_> {
     }
     match image {
         "host" | "native" => Image::Host,
+        // Run on the host, managed, whatever the image is said to be: the documents' pods name any.
+        _ if crate::pod::command::is_line_for_the_pipe(container) => Image::Host,
         _ if is_reference(image) => Image::Reference,
         _ => Image::Invalid,
     }

@@ -58,6 +58,12 @@ pub enum Placed {
     OnDisk,
 }
 
+/// Permissions of directories that hold files of ours, as a kubelet gives them. Image containers may have another user,
+/// who comes by a bind of the volume alone: all above it is closed.
+const READABLE: u32 = 0o755;
+/// Permissions of an emptyDir, as a kubelet gives them.
+const WRITABLE: u32 = 0o777;
+
 /// Brings a volume to its place and contents.
 pub fn place(
     root: &Root,
@@ -71,15 +77,15 @@ pub fn place(
         .open_or_create("volumes")?;
     match content {
         Content::Files(payload) => {
-            update(&volumes.open_or_create(volume)?, payload)?;
+            update(&volumes.open_or_create_shared(volume, READABLE)?, payload)?;
         }
         Content::Directory { memory: false } => {
-            volumes.open_or_create(volume)?;
+            volumes.open_or_create_shared(volume, WRITABLE)?;
         }
         Content::Directory { memory: true } => match memory::directory(root, uid, volume)? {
             Some(target) => lead(&volumes, volume, &target)?,
             None => {
-                volumes.open_or_create(volume)?;
+                volumes.open_or_create_shared(volume, WRITABLE)?;
                 return Ok(Placed::OnDisk);
             }
         },
@@ -301,7 +307,7 @@ fn write(fresh: &Dir, payload: &Payload) -> Result<(), DirError> {
         while let Some(name) = names.next() {
             let here = parent.as_ref().unwrap_or(fresh);
             if names.peek().is_some() {
-                parent = Some(here.open_or_create(name)?);
+                parent = Some(here.open_or_create_shared(name, READABLE)?);
                 continue;
             }
             let mut out = here.create_fresh(name)?;
@@ -320,7 +326,7 @@ fn write(fresh: &Dir, payload: &Payload) -> Result<(), DirError> {
 
 fn new_stamp(dir: &Dir) -> Result<(String, Dir), DirError> {
     let stamp = format!("..{}", uuid::Uuid::new_v4().simple());
-    let fresh = dir.open_or_create(&stamp)?;
+    let fresh = dir.open_or_create_shared(&stamp, READABLE)?;
     Ok((stamp, fresh))
 }
 

@@ -64,7 +64,7 @@ fn answer(dir: &Path, id: &str) -> io::Result<ExitCode> {
     stream.set_read_timeout(None)?;
     match order {
         Order::Nothing => Ok(ExitCode::SUCCESS),
-        Order::Run { argv } => run::run(stream, &argv).map(|()| ExitCode::SUCCESS),
+        Order::Run { task } => run::run(stream, &task).map(|()| ExitCode::SUCCESS),
         Order::Shim { arguments } => {
             let words = arguments.into_iter().map(OsString::from).collect();
             let Some(arguments) = Arguments::parse(words) else {

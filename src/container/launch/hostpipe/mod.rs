@@ -62,10 +62,12 @@ fn translate(spec: &mut ContainerSpec, ours: &Path, theirs: &Path) {
         format!("{}/", path.display())
     };
     let (ours, theirs) = (of(ours), of(theirs));
+    let of_engine = spec.engine.iter_mut().flat_map(|engine| engine.texts());
     let texts = spec
         .argv
         .iter_mut()
-        .chain(spec.env.iter_mut().map(|(_, value)| value));
+        .chain(spec.env.iter_mut().map(|(_, value)| value))
+        .chain(of_engine);
     for text in texts {
         if text.contains(&ours) {
             *text = text.replace(&ours, &theirs);

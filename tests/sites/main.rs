@@ -5,7 +5,10 @@
 mod engines;
 mod parts;
 mod pulls;
+mod slurm;
+mod tables;
 mod verbs;
+mod world;
 
 /// The binary under test.
 const VK_CMD: &str = env!("CARGO_BIN_EXE_vk-cmd");

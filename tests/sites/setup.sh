@@ -13,6 +13,11 @@ dir=${1:-$here/../../target/sites}
 mkdir -p "$dir"
 dir=$(CDPATH='' cd -- "$dir" && pwd)
 
+# What a program that was linked here against the system's C library needs besides.
+gcc_s() {
+	ldconfig -p | sed -n 's/.*libgcc_s\.so\.1 .*=> //p;s/.*libm\.so\.6 .*=> //p' | tr '\n' ' '
+}
+
 say() { printf '%s\n' "setup: $*" >&2; }
 
 if ! command -v apt-get >/dev/null; then
@@ -20,7 +25,8 @@ if ! command -v apt-get >/dev/null; then
 	exit 77
 fi
 
-packages="docker.io podman crun charliecloud busybox-static docker-registry patchelf squashfuse uidmap"
+packages="docker.io podman crun charliecloud buildah busybox-static docker-registry openssh-client openssh-server patchelf
+slurm-wlm munge squashfs-tools squashfuse iproute2 uidmap jq"
 missing=
 for package in $packages; do
 	dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'install ok' || missing="$missing $package"
@@ -49,7 +55,30 @@ if [ ! -e "$root/bin/busybox" ]; then
 	: >"$root/etc/resolv.conf"
 fi
 
-apptainer() {
+# The base of the image of vk-cmd: the same, with ssh and bash and their libraries from this machine.
+base=$dir/base
+if [ ! -e "$base/etc/nsswitch.conf" ]; then
+	rm -rf "$base"
+	cp -a "$root" "$base"
+	mkdir -p "$base/usr/lib" "$base/lib64" "$base/run"
+	chmod 1777 "$base/tmp"
+	for program in "$(command -v ssh)" "$(command -v ssh-keygen)" "$(command -v bash)"; do
+		rm -f "$base/bin/${program##*/}"
+		cp "$program" "$base/usr/bin/"
+		ln -s "../usr/bin/${program##*/}" "$base/bin/${program##*/}"
+		for library in $(ldd "$program" | grep -o '/[^ ]*') $(gcc_s); do
+			[ -e "$base$library" ] || [ -z "$library" ] || install -D "$library" "$base$library"
+		done
+	done
+	printf 'passwd: files\ngroup: files\nhosts: files dns\n' >"$base/etc/nsswitch.conf"
+fi
+
+# Whom the tests of Table 2 are: an ordinary user with a home.
+if [ "$(id -u)" -eq 0 ] && ! id vk-sites >/dev/null 2>&1; then
+	useradd --create-home --shell /bin/bash vk-sites || say "no user vk-sites"
+fi
+
+get_apptainer() {
 	from=$(sed -n 's/^URIs: *//p' /etc/apt/sources.list.d/*.sources 2>/dev/null | head -n 1)
 	[ -n "$from" ] || from=$(sed -n 's/^deb \(\[[^]]*\] \)\{0,1\}\([^ ]*\) .*/\2/p' /etc/apt/sources.list | head -n 1)
 	[ -n "$from" ] || return 1
@@ -84,7 +113,7 @@ apptainer() {
 }
 
 if ! command -v apptainer >/dev/null && [ ! -x "$dir/apptainer/bin/apptainer" ]; then
-	apptainer || say "apptainer could not be had; see $dir/apt-sid.log"
+	get_apptainer || say "apptainer could not be had; see $dir/apt-sid.log"
 fi
 # Images in SIF are mounted by FUSE.
 [ "$(id -u)" -ne 0 ] || [ ! -e /dev/fuse ] || chmod 666 /dev/fuse

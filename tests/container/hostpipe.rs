@@ -15,7 +15,7 @@ use tempfile::TempDir;
 use testkit::eventually;
 use vk_cmd::{
     container::{Adopted, ContainerDir, ContainerSpec, Launcher, Root, StartError, Status},
-    hostpipe::{Client, Order, PipeDir, State},
+    hostpipe::{Client, Order, PipeDir, State, Task},
 };
 
 use crate::support::{exit, in_time, log};
@@ -272,11 +272,31 @@ async fn a_line_that_is_read_late_starts_nothing() {
     // Nobody waits for this one, and its program is gone.
     std::fs::write(pipe.fifo(), line).expect("written");
     // The reader goes on.
-    let code = in_time(client.order(|_| Order::Run {
-        argv: vec!["true".into()],
-    }))
-    .await;
+    let task = Task::of(vec!["true".into()]);
+    let code = in_time(client.order(|_| Order::Run { task })).await;
     assert_eq!(code.expect("ran"), 0);
+}
+
+#[tokio::test]
+async fn a_task_has_its_variables_and_its_input_and_neither_is_in_its_arguments() {
+    let pipe = Pipe::of(Reader::Serve);
+    let client = pipe.client();
+    let script = "cat; echo \"$TOKEN\"; tr '\\0' ' ' </proc/$$/cmdline";
+    let task = Task {
+        argv: ["sh", "-c", script].map(str::to_owned).to_vec(),
+        env: vec![("TOKEN".into(), "of-the-pod".into())],
+        stdin: Some("from memory\n".into()),
+    };
+    let (mut out, mut err) = (Vec::new(), Vec::new());
+    let code = in_time(client.run(task, &mut out, &mut err)).await;
+    assert_eq!(code.expect("ran"), 0);
+    let out = String::from_utf8(out).expect("text");
+    let rest = out.strip_prefix("from memory\nof-the-pod\n");
+    let arguments = rest.unwrap_or_else(|| panic!("{out:?}"));
+    assert!(
+        !arguments.contains("of-the-pod") && !arguments.contains("from memory"),
+        "{arguments}"
+    );
 }
 
 /// Runs the built program's `hostpipe send`.

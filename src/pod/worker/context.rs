@@ -67,7 +67,7 @@ impl Context {
     /// How much work on the disk goes on at once.
     pub(crate) const DISK: usize = 8;
     /// How many pods come into being at once.
-    pub(crate) const BEGINNINGS: usize = 32;
+    pub(crate) const BEGINNINGS: usize = 16;
 
     /// Whether containers can have mount namespaces of their own; else why not.
     pub(super) async fn private_mounts(&self) -> Result<(), String> {

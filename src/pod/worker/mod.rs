@@ -66,7 +66,7 @@ use crate::{
 const FIRST_STATUS_WITHIN: Duration = Duration::from_secs(1);
 
 /// How long the object stays typed after it was looked into.
-const AWAKE: Duration = Duration::from_secs(2);
+const AWAKE: Duration = Duration::from_millis(300);
 
 pub(super) struct Worker {
     context: Arc<Context>,

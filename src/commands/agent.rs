@@ -197,7 +197,7 @@ pub(super) async fn settle(
     let layout = node
         .upkeep
         .layout
-        .unwrap_or_else(|| match node.site.profile.mount_namespace {
+        .unwrap_or(match node.site.profile.mount_namespace {
             Some(MountNamespace::Private) => Layout::Private,
             Some(MountNamespace::Host) | None => Layout::Relative,
         });

@@ -250,7 +250,7 @@ async fn answer(
         } => container_logs(&api.pods, &namespace, &pod, &container, &head.query).await,
         Route::ResourceMetrics => resource_metrics(api).await,
         Route::Summary => summary(api, &head.query).await,
-        Route::Metrics => agent_metrics(&api).await,
+        Route::Metrics => agent_metrics(api).await,
         Route::Exec(container) => exec(api, &container, head).await,
         Route::Attach(container) => attach(api, &container, head).await,
         Route::NotBuilt { path, .. } => text(

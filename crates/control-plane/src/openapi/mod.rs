@@ -7,6 +7,7 @@ mod paths;
 mod schemas;
 #[cfg(test)]
 mod tests;
+pub mod v2;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;

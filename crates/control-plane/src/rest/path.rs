@@ -18,6 +18,8 @@ pub enum Target {
     Group(String),
     /// `/api/v1` (with an empty group), `/apis/GROUP/VERSION`.
     GroupVersion(String, String),
+    /// `/openapi/v2`.
+    OpenApiV2,
     /// `/openapi/v3`.
     OpenApiIndex,
     /// `/openapi/v3/PATH`, for example `api/v1`.
@@ -90,6 +92,7 @@ pub fn parse(path: &str) -> Target {
             UsagePath::parse(rest).map_or(Target::Nothing, Target::Usage)
         }
         ["apis", group, version, rest @ ..] => resource(group, version, rest),
+        ["openapi", "v2"] => Target::OpenApiV2,
         ["openapi", "v3"] => Target::OpenApiIndex,
         ["openapi", "v3", rest @ ..] => Target::OpenApi(rest.join("/")),
         ["version"] => Target::Version,

@@ -1,6 +1,6 @@
 //! Everything that is no resource: discovery, OpenAPI, health, version, metrics, keys.
 
-use http::header::{CACHE_CONTROL, ETAG, HeaderValue, IF_NONE_MATCH, VARY};
+use http::header::{ACCEPT, CACHE_CONTROL, ETAG, HeaderMap, HeaderValue, IF_NONE_MATCH, VARY};
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use serde_json::{Value, json};
@@ -11,6 +11,7 @@ use super::path::Target;
 use super::query::Query;
 use super::{Api, discovery, usage};
 use crate::auth::tokens::openid_configuration;
+use crate::openapi::v2;
 use crate::resource::table;
 use crate::status::ApiError;
 
@@ -57,6 +58,12 @@ pub(super) fn answer(
         Target::GroupVersion(group, version) => {
             document(&discovery::resource_list(group, version).ok_or_else(ApiError::no_such_path)?)
         }
+        Target::OpenApiV2 if wants_openapi_protobuf(headers) => Ok(body::bytes(
+            StatusCode::OK,
+            HeaderValue::from_static(v2::PROTOBUF),
+            v2::protobuf(&api.version),
+        )),
+        Target::OpenApiV2 => document(&v2::json(&api.version)),
         Target::OpenApiIndex => document(&api.openapi.index()),
         Target::OpenApi(path) => openapi(api, path, request),
         Target::Version => document(&version(&api.version)),
@@ -75,6 +82,11 @@ pub(super) fn answer(
         )),
         Target::Resource(_) | Target::Usage(_) | Target::Nothing => Err(ApiError::no_such_path()),
     }
+}
+
+fn wants_openapi_protobuf(headers: &HeaderMap) -> bool {
+    let accept = headers.get(ACCEPT).and_then(|it| it.to_str().ok());
+    accept.is_some_and(v2::wants_protobuf)
 }
 
 fn public(value: &Value, kind: &'static str) -> Response<Body> {
@@ -175,6 +187,7 @@ fn served_paths() -> Vec<String> {
         "/healthz",
         "/livez",
         "/metrics",
+        "/openapi/v2",
         "/openapi/v3",
         "/openid/v1/jwks",
         "/readyz",

@@ -336,3 +336,28 @@ async fn mistakes_are_named() {
     }
     plane.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_is_created_and_what_is_wrong_in_it_is_named() {
+    let plane = Plane::start_with(true).await;
+    let Some(kubectl) = Kubectl::for_plane(&plane).await else {
+        return;
+    };
+    let list = |data: &str| {
+        format!(
+            "apiVersion: v1\nkind: List\nitems:\n- apiVersion: v1\n  kind: ConfigMap\n  metadata: {{name: a}}\n  {data}: {{k: v}}\n- apiVersion: v1\n  kind: ConfigMap\n  metadata: {{name: b}}\n"
+        )
+    };
+    let file = kubectl.file("list.yaml", &list("data"));
+    assert_eq!(
+        kubectl
+            .ok(&["apply", "--validate=strict", "-f", &file])
+            .await,
+        "configmap/a created\nconfigmap/b created\n"
+    );
+    let file = kubectl.file("wrong.yaml", &list("date"));
+    let refused = kubectl
+        .refused(&["create", "--validate=strict", "-f", &file])
+        .await;
+    assert!(refused.contains("unknown field \"date\""), "{refused}");
+}

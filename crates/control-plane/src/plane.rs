@@ -123,6 +123,7 @@ impl ControlPlane {
             &pki,
             address.to_string(),
             VERSION.to_owned(),
+            config.controllers,
         )
         .map_err(StartError::KubeletClient)?;
         let tls = tls::server_config(&pki)?;

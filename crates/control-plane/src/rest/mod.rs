@@ -56,11 +56,14 @@ pub struct Api {
     address: String,
     /// The version that is reported, for example `v1.34.4+vk-cmd.0.1.0`.
     version: String,
+    /// Whether nobody acts on objects but the controllers of this control plane.
+    alone: bool,
 }
 
 impl Api {
     /// An API over a registry. `address` is `HOST:PORT` of the server, `version` what `/version`
-    /// reports.
+    /// reports, `alone` whether nobody acts on objects but the controllers of this control plane: then clients
+    /// are told of those that nobody acts on.
     ///
     /// # Errors
     /// Where the client certificate for kubelets cannot be used.
@@ -71,6 +74,7 @@ impl Api {
         pki: &Pki,
         address: String,
         version: String,
+        alone: bool,
     ) -> Result<Arc<Self>, rustls::Error> {
         let served = table().rows().iter().map(served_resource).collect();
         let kubelet = KubeletClient::new(pki)?;
@@ -86,6 +90,7 @@ impl Api {
             streams: TaskTracker::new(),
             address,
             version,
+            alone,
         }))
     }
 }

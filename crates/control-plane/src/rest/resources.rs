@@ -152,7 +152,7 @@ async fn create(call: &Call, body: Incoming) -> Result<Response<Body>, ApiError>
         .registry
         .create(&context, def, &call.path.namespace, object)
         .await?;
-    if !def.acted_on {
+    if call.api.alone && !def.acted_on {
         context.warn(unattended(def));
     }
     Ok(call.show(StatusCode::CREATED, &object))

@@ -69,12 +69,22 @@ pub(super) fn job_update(report: &mut Report, object: &Value, old: &Value) {
         "managedBy",
         "successPolicy",
     ];
-    if text(spec_of(object), "completionMode") != "Indexed" {
+    let (spec, before) = (spec_of(object), spec_of(old));
+    let completions = number(spec, "completions");
+    if text(spec, "completionMode") != "Indexed" {
         fields.insert(0, "completions");
+    } else if completions != number(before, "completions")
+        && completions != number(spec, "parallelism")
+    {
+        report.invalid(
+            &Path::root("spec").child("completions"),
+            completions,
+            "can only be modified in tandem with spec.parallelism",
+        );
     }
     // A job that has not started may still be placed elsewhere.
-    let suspended = flag(spec_of(old), "suspend")
-        && old.pointer("/status/startTime").is_none_or(Value::is_null);
+    let suspended =
+        flag(before, "suspend") && old.pointer("/status/startTime").is_none_or(Value::is_null);
     if suspended {
         fields.retain(|field| *field != "template");
     }

@@ -100,6 +100,10 @@ pub fn update(
             meta::update(&mut report, object, old);
             cluster::namespace_status(&mut report, object);
         }
+        ("apps", "Deployment" | "ReplicaSet", "status") => {
+            meta::update(&mut report, object, old);
+            workloads::replicated_status(&mut report, object);
+        }
         (_, kind, "") => {
             meta::update(&mut report, object, old);
             change(&mut report, group, kind, object, old);

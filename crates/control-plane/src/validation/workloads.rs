@@ -51,6 +51,48 @@ fn lasting_template(report: &mut Report, spec: &Value, kind: &str, path: &Path<'
     }
 }
 
+/// The status of a Deployment or a ReplicaSet: none of its pods is counted that is not among `replicas`.
+pub(super) fn replicated_status(report: &mut Report, object: &Value) {
+    let path = Path::root("status");
+    let status = object.get("status").unwrap_or(&NULL);
+    let count = |field| number(status, field).unwrap_or_default();
+    // A field that the kind does not have is not there.
+    for field in [
+        "replicas",
+        "fullyLabeledReplicas",
+        "updatedReplicas",
+        "readyReplicas",
+        "availableReplicas",
+        "unavailableReplicas",
+        "observedGeneration",
+        "collisionCount",
+    ] {
+        report.not_negative(&path.child(field), number(status, field));
+    }
+    let labeled = status.get("fullyLabeledReplicas").is_some();
+    let first = if labeled {
+        "fullyLabeledReplicas"
+    } else {
+        "updatedReplicas"
+    };
+    for field in [first, "readyReplicas", "availableReplicas"] {
+        if count(field) > count("replicas") {
+            report.invalid(
+                &path.child(field),
+                count(field),
+                "cannot be greater than status.replicas",
+            );
+        }
+    }
+    if count("availableReplicas") > count("readyReplicas") {
+        report.invalid(
+            &path.child("availableReplicas"),
+            count("availableReplicas"),
+            "cannot be greater than readyReplicas",
+        );
+    }
+}
+
 pub(super) fn immutable(report: &mut Report, object: &Value, old: &Value, fields: &[&str]) {
     let path = Path::root("spec");
     for field in fields {

@@ -178,7 +178,8 @@ impl World {
             Act::StartAgent | Act::TwoAgents => self.agent.is_none() && !self.full,
             Act::StopApi | Act::KillApi => api,
             Act::HealApi => !api,
-            Act::FillDisk => !self.full,
+            // An agent that has not got its root yet says so and ends where it cannot write.
+            Act::FillDisk => !self.full && (api || self.agent.is_none()),
             Act::EmptyDisk => self.full,
             Act::ShiftClock => true,
             Act::Reboot => !self.full,
@@ -470,6 +471,9 @@ impl World {
     }
 
     fn fill_disk(&mut self) {
+        if self.agent.is_some() {
+            self.wait_for_the_root();
+        }
         let mut file = File::create(self.filler()).expect("a file");
         // Large pieces, then what is left.
         for piece in [1 << 16, 1 << 12] {

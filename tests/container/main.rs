@@ -1,5 +1,6 @@
 //! Containers with real processes: the shim is the built `vk-cmd`.
 
+mod counts;
 mod crashes;
 mod exec;
 mod faults;

@@ -6,6 +6,7 @@ mod bad_servers;
 mod both;
 mod clock;
 mod confined;
+mod counts;
 mod crash;
 mod documents;
 mod entrypoint;

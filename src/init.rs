@@ -5,6 +5,7 @@
 //! take their ends away from it. So where the program is the first process it starts itself again
 //! as its only child, passes signals on, reaps, and ends as the child does.
 
+use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
 
 use nix::errno::Errno;
@@ -20,15 +21,15 @@ pub fn run() -> Option<ExitCode> {
     if std::process::id() != 1 {
         return None;
     }
-    // Before there is a child: its end must not be missed. The child gets an empty mask.
+    // Before there is a child: its end must not be missed.
     if let Err(errno) = SigSet::all().thread_block() {
         printer::note(format!("error: signals cannot be blocked: {errno}"));
         return Some(ExitCode::FAILURE);
     }
     let started = std::env::current_exe().and_then(|program| {
-        Command::new(program)
-            .args(std::env::args_os().skip(1))
-            .spawn()
+        let mut command = Command::new(program);
+        command.args(std::env::args_os().skip(1));
+        hear_signals(&mut command).spawn()
     });
     match started {
         Ok(child) => {
@@ -42,6 +43,12 @@ pub fn run() -> Option<ExitCode> {
             Some(ExitCode::FAILURE)
         }
     }
+}
+
+/// Has the command begin with no signal blocked: it would inherit what this process blocks, and never hear its end.
+pub fn hear_signals(command: &mut Command) -> &mut Command {
+    // SAFETY: between fork and exec only one system call is made, which touches no memory that is shared.
+    unsafe { command.pre_exec(|| Ok(SigSet::empty().thread_set_mask()?)) }
 }
 
 /// Passes signals on and reaps until the child has ended; its exit code, or 128 + its signal.

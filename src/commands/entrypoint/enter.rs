@@ -205,8 +205,7 @@ fn first_process(mut command: Command) -> ExitCode {
     if signals.thread_block().is_err() {
         return ExitCode::FAILURE;
     }
-    // The standard library gives the child an empty mask again.
-    let child = match command.spawn() {
+    let child = match crate::init::hear_signals(&mut command).spawn() {
         Ok(child) => Pid::from_raw(child.id().cast_signed()),
         Err(_) => return ExitCode::FAILURE,
     };

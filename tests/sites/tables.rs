@@ -622,7 +622,7 @@ fn a_sif_is_built_from_the_image() {
     let said = world.types("apptainer run vk-cmd.sif --help");
     assert!(said.contains("--control-plane"), "{said}");
     // What the site then copies out of it.
-    world.types("apptainer exec vk-cmd.sif cp -r /vk-cmd . && ./vk-cmd/virtual-kubelet --version");
+    world.types("apptainer exec vk-cmd.sif cp -r /vk-cmd . && ./vk-cmd/vk-cmd --version");
     // Without a registry: from the local image.
     world.types(&format!(
         "docker save {IMAGE} -o vk-cmd.tar && apptainer build saved.sif docker-archive://vk-cmd.tar"

@@ -38,7 +38,8 @@ const RETRY: Duration = Duration::from_secs(1);
 /// A container whose shim lives, or lived when this was made. Dropping it does nothing to the container.
 #[derive(Clone, Debug)]
 pub struct Handle {
-    calls: mpsc::Sender<Ask>,
+    /// Boxed: the queue has room for 32 from the start, and there is one for each container.
+    calls: mpsc::Sender<Box<Ask>>,
     status: watch::Receiver<Status>,
     origin: Arc<Origin>,
     _task: Arc<AbortOnDrop>,
@@ -200,7 +201,7 @@ impl Handle {
         let name = request.name();
         let (answer, answered) = oneshot::channel();
         self.calls
-            .send(Ask { request, answer })
+            .send(Box::new(Ask { request, answer }))
             .await
             .map_err(|_| ControlError::Ended)?;
         match answered.await {
@@ -225,7 +226,7 @@ async fn drive(
     mut connection: Connection,
     child: Option<Child>,
     origin: Arc<Origin>,
-    mut asked: mpsc::Receiver<Ask>,
+    mut asked: mpsc::Receiver<Box<Ask>>,
     publish: watch::Sender<Status>,
 ) {
     loop {
@@ -283,7 +284,7 @@ async fn resolve_for_sure(origin: &Origin) -> Resolved {
 async fn serve(
     mut connection: Connection,
     origin: &Origin,
-    asked: &mut mpsc::Receiver<Ask>,
+    asked: &mut mpsc::Receiver<Box<Ask>>,
     publish: &watch::Sender<Status>,
 ) {
     // Calls that wait for an answer; they end with this function.
@@ -311,7 +312,8 @@ async fn serve(
                 }
             },
             // Cancel-safe per docs on `recv`. The channel never closes: the handle keeps this task alive.
-            Some(Ask { request, answer }) = asked.recv() => {
+            Some(ask) = asked.recv() => {
+                let Ask { request, answer } = *ask;
                 waiting.insert(next_id, answer);
                 if connection.send(&request, next_id).await.is_err() {
                     break;

@@ -28,6 +28,7 @@ pub(super) struct State {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct HistoryLimits {
     pub(super) events: usize,
+    /// The least; half of what the live objects take, where that is more.
     pub(super) bytes: usize,
 }
 
@@ -91,13 +92,20 @@ impl State {
         }
         self.history_bytes += superseded(&event);
         self.history.push_back(event);
+        let bytes = self.history_limit();
         while self.history.len() > self.limits.events
-            || self.history_bytes > self.limits.bytes && !self.history.is_empty()
+            || self.history_bytes > bytes && !self.history.is_empty()
         {
             if let Some(forgotten) = self.history.pop_front() {
                 self.history_bytes -= superseded(&forgotten);
             }
         }
+    }
+
+    /// In a large cluster, more is written while a watcher is away.
+    fn history_limit(&self) -> usize {
+        let half = usize::try_from(self.live_bytes / 2).unwrap_or(usize::MAX);
+        self.limits.bytes.max(half)
     }
 
     pub(super) fn list(&self, prefix: &str) -> Snapshot {

@@ -73,6 +73,9 @@ test-sites: tools ## sites with their real parts: installs container engines (as
 	@tests/sites/setup.sh || { code=$$?; test $$code -eq 77 || exit $$code; }
 	$(CARGO) test --locked --test sites
 
+# Another machine (untried by our tests): rustup target add aarch64-unknown-linux-musl, a C compiler for it (Debian: gcc-aarch64-linux-gnu),
+# and the same command with that target, CC_aarch64_unknown_linux_musl and
+# CARGO_TARGET_AARCH64_UNKNOWN_LINUX_MUSL_LINKER both aarch64-linux-gnu-gcc.
 release: tools ## the static binary: target/x86_64-unknown-linux-musl/release/vk-cmd
 	@command -v musl-gcc >/dev/null || { echo "make: musl-gcc is missing: install musl's C compiler (Debian: apt-get install musl-tools)" >&2; exit 1; }
 	@ls "$$(rustc --print sysroot)/lib/rustlib" | grep -qx x86_64-unknown-linux-musl || { echo "make: Rust's library for musl is missing: rustup target add x86_64-unknown-linux-musl" >&2; exit 1; }

@@ -55,8 +55,8 @@ pub struct Options {
     pub fsync: bool,
     /// How many events are kept for watches that resume and for lists at an older revision.
     pub history: usize,
-    /// How many bytes of superseded objects those events may keep in memory, at least: half of
-    /// what the live objects take, where that is more.
+    /// How many bytes of superseded objects those events may keep in memory, at least: a
+    /// quarter of what the live objects take, where that is more.
     pub history_bytes: usize,
     /// How many events a watcher may be behind before it is closed.
     pub watch_queue: usize,
@@ -72,7 +72,7 @@ impl Default for Options {
         Self {
             fsync: true,
             history: 16_384,
-            history_bytes: 2 << 20,
+            history_bytes: 1 << 20,
             watch_queue: 4_096,
             compact_bytes: 16 << 20,
             attributes: |_, _| Attributes::default(),

@@ -28,7 +28,7 @@ pub(super) struct State {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct HistoryLimits {
     pub(super) events: usize,
-    /// The least; half of what the live objects take, where that is more.
+    /// The least; a quarter of what the live objects take, where that is more.
     pub(super) bytes: usize,
 }
 
@@ -104,8 +104,8 @@ impl State {
 
     /// In a large cluster, more is written while a watcher is away.
     fn history_limit(&self) -> usize {
-        let half = usize::try_from(self.live_bytes / 2).unwrap_or(usize::MAX);
-        self.limits.bytes.max(half)
+        let part = usize::try_from(self.live_bytes / 4).unwrap_or(usize::MAX);
+        self.limits.bytes.max(part)
     }
 
     pub(super) fn list(&self, prefix: &str) -> Snapshot {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use testkit::{Cluster, RealCluster, eventually, eventually_within};
+use testkit::{Cluster, RealCluster, eventually, eventually_within, find_program};
 
 use super::{DEPLOY, pods_work};
 use crate::VK_CMD;
@@ -141,7 +141,24 @@ fn a_token_becomes_a_certificate(cluster: &Cluster) {
     );
     assert_eq!(requests(cluster).len(), before);
 
-    // A node may not take another's name.
+    // A real API server knows a token for some seconds after its secret is gone.
+    eventually("the token is refused", || {
+        let kubectl = find_program("kubectl").expect("the cluster's tests have one");
+        let asked = Command::new(kubectl)
+            .arg("--kubeconfig")
+            .arg(&kubeconfig)
+            .args(["auth", "whoami"])
+            .output()
+            .expect("kubectl runs");
+        let said = String::from_utf8_lossy(&asked.stderr).into_owned();
+        if said.contains("Unauthorized") || said.contains("must be logged in") {
+            Ok(())
+        } else {
+            Err(said)
+        }
+    });
+
+    // Without a token, nobody becomes another node.
     let other = cluster.node("other");
     let mut thief = testkit::Agent::of(VK_CMD, &kubeconfig, &other)
         .args(&words)

@@ -7,6 +7,7 @@
 use std::{
     borrow::Cow,
     collections::{HashMap, VecDeque},
+    hash::{BuildHasher, RandomState},
     time::Duration,
 };
 
@@ -87,6 +88,7 @@ pub fn recorder(
         host,
         known: HashMap::new(),
         order: VecDeque::new(),
+        hasher: RandomState::new(),
     };
     (Recorder { queue }, sender.run(events, stop))
 }
@@ -94,8 +96,10 @@ pub fn recorder(
 struct Sender {
     client: Client,
     host: String,
-    known: HashMap<Event, Known>,
-    order: VecDeque<Event>,
+    /// By the hash of the event: thousands are known, and each is mostly names.
+    known: HashMap<u64, Known>,
+    order: VecDeque<u64>,
+    hasher: RandomState,
 }
 
 struct Known {
@@ -141,7 +145,8 @@ impl Sender {
         };
         let base = format!("/api/v1/namespaces/{namespace}/events");
         let stamp = format!("{at:.0}");
-        if let Some(known) = self.known.get_mut(&event) {
+        let key = self.hasher.hash_one(&event);
+        if let Some(known) = self.known.get_mut(&key) {
             known.count += 1;
             let patch = json!({"count": known.count, "lastTimestamp": stamp});
             let uri = format!("{base}/{}", known.name);
@@ -158,7 +163,7 @@ impl Sender {
         let sent =
             send::<IgnoredAny>(&self.client, Method::POST, &base, "application/json", &body).await;
         match sent {
-            Ok(_) => self.remember(event, name),
+            Ok(_) => self.remember(key, name),
             Err(problem) => {
                 tracing::debug!(%problem, reason = %event.reason, "an event was not sent")
             }
@@ -193,13 +198,9 @@ impl Sender {
         })
     }
 
-    fn remember(&mut self, event: Event, name: String) {
-        if self
-            .known
-            .insert(event.clone(), Known { name, count: 1 })
-            .is_none()
-        {
-            self.order.push_back(event);
+    fn remember(&mut self, key: u64, name: String) {
+        if self.known.insert(key, Known { name, count: 1 }).is_none() {
+            self.order.push_back(key);
         }
         if self.order.len() > REMEMBERED
             && let Some(oldest) = self.order.pop_front()

@@ -14,8 +14,8 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 /// Few arenas and small caches of threads, because what one thread frees another one needs; what
 /// is free for half a second goes back to the system.
 #[unsafe(export_name = "_rjem_malloc_conf")]
-static ALLOCATOR_OPTIONS: &[u8; 63] =
-    b"narenas:2,lg_tcache_max:12,dirty_decay_ms:500,muzzy_decay_ms:0\0";
+static ALLOCATOR_OPTIONS: &[u8; 90] =
+    b"narenas:2,lg_tcache_max:12,tcache_nslots_small_max:20,dirty_decay_ms:500,muzzy_decay_ms:0\0";
 
 /// The most threads that run tasks. The cores are the pods', however many there are.
 const WORKERS: usize = 4;

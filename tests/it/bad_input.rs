@@ -4,7 +4,7 @@ use std::io::{Seek, SeekFrom, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 
-use testkit::{Cluster, Kubectl, Output, Up, eventually, skip};
+use testkit::{Cluster, Kubectl, Output, Place, Up, eventually, skip};
 
 use crate::VK_CMD;
 use crate::both::both;
@@ -423,7 +423,7 @@ fn a_damaged_store_is_refused_and_left_as_it_is() {
 
 #[test]
 fn a_full_disk_refuses_writes_and_loses_nothing() {
-    let place = std::sync::Arc::new(tempfile::tempdir().expect("a directory"));
+    let place = std::sync::Arc::new(Place::new());
     let state = place.path().join("state");
     std::fs::create_dir(&state).expect("a directory");
     let mounted = std::process::Command::new("mount")

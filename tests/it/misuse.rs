@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
-use testkit::{Agent, Kubectl, Up, eventually, skip};
+use testkit::{Agent, Kubectl, Place, Up, eventually, skip};
 
 use crate::VK_CMD;
 use crate::env::{log_of, state_says};
@@ -311,7 +311,7 @@ fn a_full_disk_is_named_at_each_write_and_what_runs_keeps_its_end() {
     let Some(kubectl) = up.kubectl() else {
         return skip!("kubectl is missing");
     };
-    let place = Arc::new(tempfile::tempdir().expect("a directory"));
+    let place = Arc::new(Place::new());
     let Some(disk) = Small::mount(&place.path().join("root")) else {
         return skip!("a small file system needs the right to mount");
     };

@@ -7,9 +7,8 @@ use std::sync::Arc;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use tempfile::TempDir;
 
-use crate::up::end_processes_of;
+use crate::place::Place;
 use crate::wait::eventually;
 
 /// Describes an [`Agent`].
@@ -18,7 +17,7 @@ pub struct AgentBuilder {
     program: PathBuf,
     node: String,
     kubeconfig: PathBuf,
-    place: Option<Arc<TempDir>>,
+    place: Option<Arc<Place>>,
     args: Vec<String>,
     env: Vec<(String, String)>,
 }
@@ -26,7 +25,7 @@ pub struct AgentBuilder {
 /// A running `vk-cmd agent`. Its containers end with the last that holds its place.
 #[derive(Debug)]
 pub struct Agent {
-    place: Arc<TempDir>,
+    place: Arc<Place>,
     child: Child,
     /// The node's name.
     pub node: String,
@@ -57,16 +56,14 @@ impl AgentBuilder {
 
     /// Uses home and pod data of another agent.
     #[must_use]
-    pub fn at(mut self, place: &Arc<TempDir>) -> Self {
+    pub fn at(mut self, place: &Arc<Place>) -> Self {
         self.place = Some(Arc::clone(place));
         self
     }
 
     /// The command, not yet run; for runs that are to fail.
     pub fn command(&mut self) -> Command {
-        let place = self
-            .place
-            .get_or_insert_with(|| Arc::new(tempfile::tempdir().expect("a directory")));
+        let place = self.place.get_or_insert_with(|| Arc::new(Place::new()));
         let home = place.path().join("home");
         std::fs::create_dir_all(&home).expect("a home");
         let mut command = Command::new(&self.program);
@@ -125,7 +122,7 @@ impl Agent {
     }
 
     /// Home and pod data, for another agent.
-    pub fn place(&self) -> Arc<TempDir> {
+    pub fn place(&self) -> Arc<Place> {
         Arc::clone(&self.place)
     }
 
@@ -168,7 +165,7 @@ impl Agent {
     ///
     /// # Panics
     /// Where it is gone already.
-    pub fn kill(mut self) -> Arc<TempDir> {
+    pub fn kill(mut self) -> Arc<Place> {
         self.signal(Signal::SIGKILL);
         self.child.wait().expect("it is our child");
         self.place()
@@ -193,9 +190,6 @@ impl Drop for Agent {
         if !matches!(self.child.try_wait(), Ok(Some(_))) {
             let _ = kill(self.pid(), Signal::SIGKILL);
             let _ = self.child.wait();
-        }
-        if Arc::strong_count(&self.place) == 1 {
-            end_processes_of(self.place.path());
         }
     }
 }

@@ -9,6 +9,7 @@ use tempfile::TempDir;
 
 use crate::agent::{Agent, AgentBuilder};
 use crate::kubectl::{Kubectl, Output};
+use crate::place::Place;
 use crate::real::RealCluster;
 use crate::up::Up;
 use crate::wait::eventually;
@@ -199,7 +200,7 @@ impl Cluster {
     /// # Panics
     /// As [`Cluster::ready`].
     #[track_caller]
-    pub fn restart_node(&self, place: &Arc<TempDir>, args: &[&str]) -> Agent {
+    pub fn restart_node(&self, place: &Arc<Place>, args: &[&str]) -> Agent {
         self.ready_node(self.agent("n").args(args).at(place))
     }
 

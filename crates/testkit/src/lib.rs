@@ -13,6 +13,7 @@ mod cluster;
 mod counts;
 mod kubectl;
 mod link;
+mod place;
 mod proxy;
 mod real;
 mod up;
@@ -25,9 +26,10 @@ pub use cluster::{Cluster, Plane};
 pub use counts::within_bound;
 pub use kubectl::{Kubectl, Output, find_program};
 pub use link::Link;
+pub use place::{Place, end_processes_of};
 pub use proxy::{Line, Proxy};
 pub use real::{Killed, RealCluster, RealClusterBuilder};
-pub use up::{Up, UpBuilder, end_processes_of};
+pub use up::{Up, UpBuilder};
 pub use wait::{eventually, eventually_within};
 
 /// Says loudly that a test does not run, and why. Use it as `return skip!("…")`.

@@ -2,22 +2,21 @@
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use tempfile::TempDir;
 
 use crate::kubectl::{Kubectl, Output};
-use crate::wait::eventually;
+use crate::place::Place;
 
 /// Describes an [`Up`].
 #[derive(Debug)]
 pub struct UpBuilder {
     program: PathBuf,
-    place: Option<Arc<TempDir>>,
+    place: Option<Arc<Place>>,
     port: u16,
     args: Vec<String>,
     env: Vec<(String, String)>,
@@ -30,7 +29,7 @@ pub struct UpBuilder {
 #[derive(Debug)]
 pub struct Up {
     program: PathBuf,
-    place: Arc<TempDir>,
+    place: Arc<Place>,
     child: Child,
     /// The kubeconfig of the administrator.
     pub kubeconfig: PathBuf,
@@ -76,16 +75,14 @@ impl UpBuilder {
 
     /// Uses home and state of an earlier run.
     #[must_use]
-    pub fn at(mut self, place: &Arc<TempDir>) -> Self {
+    pub fn at(mut self, place: &Arc<Place>) -> Self {
         self.place = Some(Arc::clone(place));
         self
     }
 
     /// The command, not yet run; for runs that are to fail.
     pub fn command(&mut self) -> Command {
-        let place = self
-            .place
-            .get_or_insert_with(|| Arc::new(tempfile::tempdir().expect("a directory")));
+        let place = self.place.get_or_insert_with(|| Arc::new(Place::new()));
         let home = place.path().join("home");
         std::fs::create_dir_all(&home).expect("a home");
         let mut words = self.before.clone();
@@ -171,7 +168,7 @@ impl Up {
     }
 
     /// Home and state, for a later run.
-    pub fn place(&self) -> Arc<TempDir> {
+    pub fn place(&self) -> Arc<Place> {
         Arc::clone(&self.place)
     }
 
@@ -216,7 +213,7 @@ impl Up {
     ///
     /// # Panics
     /// Where it is gone already.
-    pub fn kill(mut self) -> Arc<TempDir> {
+    pub fn kill(mut self) -> Arc<Place> {
         kill(self.pid(), Signal::SIGKILL).expect("it runs");
         self.child.wait().expect("it is our child");
         self.place()
@@ -226,7 +223,7 @@ impl Up {
     ///
     /// # Panics
     /// Where it is gone already.
-    pub fn interrupt(mut self) -> (ExitStatus, Arc<TempDir>) {
+    pub fn interrupt(mut self) -> (ExitStatus, Arc<Place>) {
         kill(self.pid(), Signal::SIGINT).expect("it runs");
         let status = self.child.wait().expect("it is our child");
         (status, self.place())
@@ -235,47 +232,10 @@ impl Up {
 
 impl Drop for Up {
     fn drop(&mut self) {
-        if matches!(self.child.try_wait(), Ok(Some(_))) {
-            // Killed on purpose; whoever holds the place may go on with it.
-            if Arc::strong_count(&self.place) == 1 {
-                end_processes_of(self.place.path());
-            }
-            return;
-        }
-        let _ = kill(self.pid(), Signal::SIGKILL);
-        let _ = self.child.wait();
-        if Arc::strong_count(&self.place) == 1 {
-            end_processes_of(self.place.path());
+        // What was killed on purpose is gone already.
+        if !matches!(self.child.try_wait(), Ok(Some(_))) {
+            let _ = kill(self.pid(), Signal::SIGKILL);
+            let _ = self.child.wait();
         }
     }
-}
-
-/// Ends every process that works below `place`: containers outlive their agent by design.
-pub fn end_processes_of(place: &Path) {
-    eventually("processes of a test end", || {
-        let mut left = Vec::new();
-        for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
-            let Some(pid) = entry
-                .file_name()
-                .to_str()
-                .and_then(|name| name.parse().ok())
-            else {
-                continue;
-            };
-            let below = |link: &str| {
-                std::fs::read_link(entry.path().join(link))
-                    .is_ok_and(|target| target.starts_with(place))
-            };
-            let named = || {
-                let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
-                let place = place.as_os_str().as_encoded_bytes();
-                line.windows(place.len()).any(|window| window == place)
-            };
-            if pid != std::process::id().cast_signed() && (below("cwd") || named()) {
-                let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
-                left.push(pid);
-            }
-        }
-        if left.is_empty() { Ok(()) } else { Err(left) }
-    });
 }

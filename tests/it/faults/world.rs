@@ -11,7 +11,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use testkit::{Agent, Kubectl, Up, end_processes_of, eventually};
+use testkit::{Agent, Kubectl, Place, Up, end_processes_of, eventually};
 
 use super::pods::{Deleted, Pod};
 use super::{Act, Random};
@@ -31,7 +31,7 @@ const AHEAD: i64 = 86_400;
 pub(crate) enum Api {
     Up(Up),
     Stopped(Up),
-    Down(Arc<TempDir>),
+    Down(Arc<Place>),
 }
 
 pub(crate) struct World {
@@ -40,7 +40,7 @@ pub(crate) struct World {
     kubeconfig: PathBuf,
     pub(crate) kubectl: Kubectl,
     pub(crate) agent: Option<Agent>,
-    place: Arc<TempDir>,
+    place: Arc<Place>,
     /// A file in each place that a test of mounts and clocks needs.
     bench: TempDir,
     clock: Clock,
@@ -65,7 +65,7 @@ impl World {
         let port = port.split(|c: char| !c.is_ascii_digit()).next();
         let port = port.and_then(|port| port.parse().ok()).expect("a port");
         let bench = tempfile::tempdir().expect("a directory");
-        let place = Arc::new(tempfile::tempdir().expect("a directory"));
+        let place = Arc::new(Place::new());
         let root = place.path().join("root");
         std::fs::create_dir(&root).expect("a directory");
         run(

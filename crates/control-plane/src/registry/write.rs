@@ -22,10 +22,13 @@ const NAME_ATTEMPTS: usize = 8;
 
 /// The store's refusals that are nobody's fault.
 pub(super) fn unavailable(error: &CommitError) -> ApiError {
-    tracing::error!(error = error as &dyn std::error::Error, "a write failed");
     match error {
+        // As wished: nothing is wrong.
         CommitError::Closed => ApiError::unavailable("the server is shutting down"),
-        other => ApiError::internal(other),
+        other => {
+            tracing::error!(error = other as &dyn std::error::Error, "a write failed");
+            ApiError::internal(other)
+        }
     }
 }
 

@@ -9,6 +9,7 @@ use std::{
         unix::fs::FileExt,
     },
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use jiff::Timestamp;
@@ -140,12 +141,7 @@ pub(super) fn start(context: &Context, spec: &ContainerSpec) -> Result<Started, 
     let started_at = Timestamp::now();
     drop((child_stdout, child_stderr));
     write_pgid(&pgid_file, main);
-    // Our child is not reaped yet, so the number is its own.
-    let start_time = Stat::read(main.as_raw())
-        .ok()
-        .flatten()
-        .map_or(0, |stat| stat.start_time);
-    let main = context.here.process(main.as_raw(), start_time);
+    let main = context.here.process(main.as_raw(), start_time(main));
     Ok(Started {
         engine: spec.engine.clone(),
         surroundings,
@@ -156,6 +152,24 @@ pub(super) fn start(context: &Context, spec: &ContainerSpec) -> Result<Started, 
         sink,
         reserve,
     })
+}
+
+/// When our child started; it is not reaped yet, so the number is its own.
+///
+/// Where `/proc` is mounted with `hidepid=2`, the child is hidden as we are until the kernel has ended its `exec`,
+/// which is a moment after it has told us of it, and nothing tells when. A program that stays hidden (one that is
+/// set-uid, or cannot be read) has no start time that we could know: 0.
+fn start_time(child: Pid) -> u64 {
+    const LOOKS: u32 = 200;
+    const BETWEEN: Duration = Duration::from_micros(100);
+    for _ in 0..LOOKS {
+        match Stat::read(child.as_raw()) {
+            Ok(Some(stat)) => return stat.start_time,
+            Ok(None) => std::thread::sleep(BETWEEN),
+            Err(_) => break,
+        }
+    }
+    0
 }
 
 impl Surroundings {

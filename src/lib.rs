@@ -20,4 +20,5 @@ pub mod printer;
 pub mod quantity;
 pub mod settings;
 pub mod site;
+mod tls;
 pub mod tunnel;

@@ -14,12 +14,7 @@ use std::{
     time::Duration,
 };
 
-use rustls::{
-    ClientConfig, DigitallySignedStruct, SignatureScheme,
-    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-    crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature},
-    pki_types::{CertificateDer, ServerName, UnixTime},
-};
+use rustls::pki_types::ServerName;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
@@ -28,6 +23,7 @@ use tokio::{
 use tokio_rustls::TlsConnector;
 
 use super::spec::TunnelSpec;
+use crate::tls;
 
 /// For the far side to connect to itself.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -127,13 +123,7 @@ async fn of_far_side(
 
 /// The certificate that a TLS server shows, and has the key of.
 async fn shown(stream: impl AsyncRead + AsyncWrite + Unpin) -> io::Result<Vec<u8>> {
-    let provider = Arc::new(ring::default_provider());
-    let config = ClientConfig::builder_with_provider(provider.clone())
-        .with_safe_default_protocol_versions()
-        .map_err(io::Error::other)?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Any(provider)))
-        .with_no_client_auth();
+    let config = tls::unverified().map_err(io::Error::other)?;
     let name = ServerName::IpAddress(Ipv4Addr::LOCALHOST.into());
     let stream = TlsConnector::from(Arc::new(config))
         .connect(name, stream)
@@ -141,45 +131,4 @@ async fn shown(stream: impl AsyncRead + AsyncWrite + Unpin) -> io::Result<Vec<u8
     let chain = stream.get_ref().1.peer_certificates();
     let first = chain.and_then(<[_]>::first);
     Ok(first.ok_or(io::ErrorKind::InvalidData)?.to_vec())
-}
-
-/// Takes every certificate, and checks that its key is there: certificates are compared afterwards.
-#[derive(Debug)]
-struct Any(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for Any {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.0.signature_verification_algorithms;
-        verify_tls12_signature(message, certificate, signature, algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.0.signature_verification_algorithms;
-        verify_tls13_signature(message, certificate, signature, algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
 }

@@ -373,10 +373,16 @@ impl Dir {
             }
             if levels.len() >= MAX_DEPTH {
                 let (deep, top) = (&levels[levels.len() - 1].dir, &levels[0]);
-                moved += 1;
-                let name = OsString::from(format!(".vk-deep-{moved}"));
-                nix::fcntl::renameat(&deep.fd, entry.as_os_str(), &top.dir.fd, name.as_os_str())
-                    .map_err(|errno| DirError::io("move up", &below.path, errno))?;
+                let name = loop {
+                    moved += 1;
+                    let name = OsString::from(format!(".vk-deep-{moved}"));
+                    match nix::fcntl::renameat(&deep.fd, &*entry, &top.dir.fd, &*name) {
+                        Ok(()) => break name,
+                        // Of a removal that was broken off, or the pod's own.
+                        Err(Errno::ENOTEMPTY | Errno::EEXIST | Errno::ENOTDIR) => {}
+                        Err(errno) => return Err(DirError::io("move up", &below.path, errno)),
+                    }
+                };
                 levels[0].names.push(name);
                 continue;
             }
@@ -532,6 +538,8 @@ mod tests {
             deep.push("d");
         }
         std::fs::create_dir_all(&deep).expect("mkdir");
+        // As one that was broken off leaves it.
+        std::fs::create_dir_all(temp.path().join("tree/.vk-deep-1/d")).expect("mkdir");
         symlink(&outside, deep.join("link")).expect("symlink");
         let closed = temp.path().join("tree/closed");
         std::fs::create_dir(&closed).expect("mkdir");

@@ -13,6 +13,7 @@
 //! | [`dir`] | where things are, and safe access to them |
 //! | [`files`] | file operations that no planted symlink can redirect |
 //! | [`claim`] | at most one start per attempt |
+//! | [`held`] | processes that no later one can be mistaken for |
 //! | [`process`] | processes that are known by more than a number |
 //! | [`protocol`] | frames between agent and shim |
 //! | [`shim`] | the supervisor process |
@@ -27,6 +28,7 @@ pub mod claim;
 pub mod dir;
 pub mod engine;
 pub mod files;
+pub mod held;
 pub mod launch;
 pub mod log;
 pub mod process;

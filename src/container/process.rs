@@ -1,6 +1,7 @@
 //! Processes that are known by more than a number.
 //!
-//! The only module of the crate with `unsafe` code for processes: system calls that the `nix` crate does not wrap.
+//! With [`super::held`] the only module of the crate with `unsafe` code for processes: system calls that the `nix` crate
+//! does not wrap.
 
 use std::{
     fs, io,
@@ -16,7 +17,8 @@ use nix::{
     unistd::Pid,
 };
 use serde::{Deserialize, Serialize};
-use tokio::io::unix::AsyncFd;
+
+use super::held::{PidFd, is_unknown, signal_number};
 
 /// Environment variable that marks every process of a container with the container's random identity.
 ///
@@ -246,11 +248,15 @@ impl Hidden {
     /// # Errors
     /// `EPERM` where it is another user's.
     pub fn signal(&self, signal: Signal) -> io::Result<bool> {
-        let Some(process) = PidFd::open(self.pid)? else {
-            return Ok(false);
+        let fd = match PidFd::open(self.pid) {
+            Ok(None) => return Ok(false),
+            Ok(Some(fd)) => Some(fd),
+            Err(error) if is_unknown(&error) => None,
+            Err(error) => return Err(error),
         };
-        match children(self.parent)? {
-            Some(pids) if pids.contains(&self.pid) => process.signal(signal),
+        match (children(self.parent)?, fd) {
+            (Some(pids), Some(fd)) if pids.contains(&self.pid) => fd.signal(signal),
+            (Some(pids), None) if pids.contains(&self.pid) => signal_number(self.pid, signal),
             _ => Ok(false),
         }
     }
@@ -361,36 +367,6 @@ pub fn signal_group(leader: i32, signal: i32) -> nix::Result<()> {
     Errno::result(unsafe { nix::libc::killpg(leader, signal) }).map(drop)
 }
 
-/// Signals a process if it is still the one that was seen.
-///
-/// Returns whether it was; `EPERM` comes back as an error.
-pub fn signal_seen(seen: &Stat, signal: Signal) -> io::Result<bool> {
-    match PidFd::open(seen.pid) {
-        Ok(Some(fd)) => {
-            // The descriptor was opened after `seen` was read: compare before it is trusted.
-            match Stat::read(seen.pid)? {
-                Some(now) if now.start_time == seen.start_time => fd.signal(signal),
-                _ => Ok(false),
-            }
-        }
-        Ok(None) => Ok(false),
-        Err(error) if error.raw_os_error() == Some(Errno::ENOSYS as i32) => {
-            // Before Linux 5.3 the window between the check and the signal stays open.
-            match Stat::read(seen.pid)? {
-                Some(now) if now.start_time == seen.start_time => {
-                    match nix::sys::signal::kill(Pid::from_raw(seen.pid), signal) {
-                        Ok(()) => Ok(true),
-                        Err(Errno::ESRCH) => Ok(false),
-                        Err(errno) => Err(errno.into()),
-                    }
-                }
-                _ => Ok(false),
-            }
-        }
-        Err(error) => Err(error),
-    }
-}
-
 /// Lets every thread of a process run on these cores alone; threads that it makes later inherit
 /// that. A process of the same user can undo it.
 ///
@@ -416,64 +392,6 @@ pub fn set_cores(pid: i32, cores: &[usize]) -> io::Result<()> {
         }
     }
     Ok(())
-}
-
-/// A process that cannot be mistaken for a later one of the same number. Readable when the process has ended.
-#[derive(Debug)]
-pub struct PidFd(OwnedFd);
-
-impl PidFd {
-    /// Opens a process; `None` when there is none. `ENOSYS` before Linux 5.3.
-    pub fn open(pid: i32) -> io::Result<Option<Self>> {
-        // SAFETY: pidfd_open takes two integers and touches no memory of ours.
-        let fd = unsafe { nix::libc::syscall(nix::libc::SYS_pidfd_open, pid, 0) };
-        match Errno::result(fd) {
-            // SAFETY: the kernel has just made this descriptor for us, nobody else owns it.
-            Ok(fd) => Ok(Some(Self(unsafe { OwnedFd::from_raw_fd(fd as i32) }))),
-            Err(Errno::ESRCH) => Ok(None),
-            Err(errno) => Err(errno.into()),
-        }
-    }
-
-    /// Sends a signal; false when the process has been reaped.
-    pub fn signal(&self, signal: Signal) -> io::Result<bool> {
-        // SAFETY: the siginfo pointer is null, which the call documents; the rest are integers.
-        let sent = unsafe {
-            nix::libc::syscall(
-                nix::libc::SYS_pidfd_send_signal,
-                self.0.as_raw_fd(),
-                signal as i32,
-                std::ptr::null::<nix::libc::siginfo_t>(),
-                0,
-            )
-        };
-        match Errno::result(sent) {
-            Ok(_) => Ok(true),
-            Err(Errno::ESRCH) => Ok(false),
-            Err(errno) => Err(errno.into()),
-        }
-    }
-}
-
-impl PidFd {
-    /// Waits until the process has ended (a zombie has). Cancel-safe. Needs a runtime.
-    pub async fn ended(self) -> io::Result<()> {
-        // SAFETY: the descriptor is owned by `self`, which gives the same one at each call and closes it last.
-        let process = unsafe { AsyncFd::register(self) }.map_err(io::Error::from)?;
-        process.readable().await.map(drop)
-    }
-}
-
-impl AsFd for PidFd {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
-    }
-}
-
-impl AsRawFd for PidFd {
-    fn as_raw_fd(&self) -> i32 {
-        self.0.as_raw_fd()
-    }
 }
 
 /// How a child ended.

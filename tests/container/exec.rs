@@ -5,8 +5,9 @@ use std::{os::unix::fs::PermissionsExt, path::Path, time::Duration};
 use vk_cmd::container::{
     ContainerDir, ExecError, ExecOutcome, ExecRequest, Handle, Launcher, StartError, StartFailure,
     engine::EngineClient,
+    held::PidFd,
     launch::{ExecEvent, ExecOutput},
-    process::{PidFd, Stat},
+    process::Stat,
     protocol::{ExecCall, TerminalSize},
 };
 

@@ -5,9 +5,10 @@ use std::{path::PathBuf, time::Duration};
 use nix::sys::signal::Signal;
 use vk_cmd::container::{
     Adopted, ContainerDir, Launcher, StartError, Status,
+    held::{self, PidFd},
     launch::Cancellation,
     log::ReadOptions,
-    process::{self, PidFd, Stat},
+    process::{self, Stat},
 };
 
 use crate::support::{Bed, Gate, exit, in_time, line_comes, log};
@@ -105,7 +106,7 @@ async fn a_killed_shim_takes_everything_with_it_and_the_attempt_is_lost() {
         .collect();
     assert_eq!(pids.len(), 4, "{output}");
 
-    assert!(process::signal_seen(&shim(&dir), Signal::SIGKILL).expect("killed"));
+    assert!(held::signal_seen(&shim(&dir), Signal::SIGKILL).expect("killed"));
 
     let status = in_time(handle.wait()).await;
     assert!(
@@ -148,7 +149,7 @@ async fn a_shim_that_died_while_no_agent_lived_is_found_by_the_next_one() {
     let gone = PidFd::open(shim.pid)
         .expect("pidfd")
         .expect("a living shim");
-    assert!(process::signal_seen(&shim, Signal::SIGKILL).expect("killed"));
+    assert!(held::signal_seen(&shim, Signal::SIGKILL).expect("killed"));
     in_time(gone.ended()).await.expect("ended");
     assert_eq!(
         marked(&dir, 0).len(),
@@ -395,7 +396,7 @@ async fn a_stopped_shim_is_woken_by_the_next_agent() {
         .expect("started");
     line_comes(&dir, "up").await;
     drop(first);
-    assert!(process::signal_seen(&shim(&dir), Signal::SIGSTOP).expect("stopped"));
+    assert!(held::signal_seen(&shim(&dir), Signal::SIGSTOP).expect("stopped"));
     let adopted = in_time(bed.launcher.adopt(&dir, 0))
         .await
         .expect("readable");
@@ -422,7 +423,7 @@ async fn what_a_batch_system_sends_to_a_whole_job_does_not_end_the_shim() {
         Signal::SIGXCPU,
         Signal::SIGTSTP,
     ] {
-        assert!(process::signal_seen(&shim, signal).expect("sent"));
+        assert!(held::signal_seen(&shim, signal).expect("sent"));
     }
     std::fs::write(dir.path().join("go"), "").expect("written");
     assert_eq!(exit(&in_time(handle.wait()).await).code, 6);

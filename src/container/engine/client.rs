@@ -15,13 +15,15 @@ use super::Invocation;
 use crate::container::{
     dir::DirError,
     files::{Dir, Durability},
-    process::PidFd,
+    held::PidFd,
 };
 
 /// Name of the file that tells how to end what a client has left behind.
 const TEARDOWN: &str = "teardown.json";
 /// How long a command of the engine may take once its container has ended.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How often a command is looked at where the kernel does not tell its end.
+const LOOK: Duration = Duration::from_millis(20);
 /// Bytes kept of what the engine says of an end.
 const REPORT: usize = 8 * 1024;
 
@@ -202,11 +204,18 @@ fn run_to_end(
     }
     let mut child = command.spawn()?;
     let deadline = Instant::now() + patience;
-    let ended = PidFd::open(child.id().cast_signed())?;
+    // Without it, it is looked at now and then.
+    let ended = PidFd::open(child.id().cast_signed()).ok().flatten();
     let mut stdout = Vec::new();
     let mut pipe = child.stdout.take();
     loop {
-        let left = deadline.saturating_duration_since(Instant::now());
+        let mut left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            break;
+        }
+        if ended.is_none() {
+            left = left.min(LOOK);
+        }
         let mut fds = Vec::new();
         fds.extend(
             ended
@@ -221,7 +230,6 @@ fn run_to_end(
         let ready = poll(&mut fds, timeout);
         let readable = fds.last().and_then(PollFd::any).unwrap_or(false) && pipe.is_some();
         match ready {
-            Ok(0) => break,
             Ok(_) | Err(nix::errno::Errno::EINTR) => {}
             Err(errno) => {
                 let _ = child.kill();

@@ -17,8 +17,9 @@ use super::{
 use crate::container::{
     claim::{self, Claim, Claimed, Intent, Purpose, Start},
     dir::AttemptDir,
+    held::{Held, signal_seen},
     log::notify::DirWatch,
-    process::{self, Here, PidFd, Stat},
+    process::{Here, Stat},
     protocol::{Answer, Greeting, Message, Request},
     status::{FORMAT_VERSION, Status, StatusFile},
 };
@@ -195,11 +196,10 @@ async fn call_back(start: &Start, shim: &Stat) -> Result<Option<Resolved>, Adopt
     create_private_dir(dir)?;
     // Both before the signal, so that neither answer is missed.
     let watch = DirWatch::new(dir).map_err(unreachable)?;
-    let Some(process) = PidFd::open(shim.pid).map_err(unreachable)? else {
+    let Some(process) = Held::of(shim).map_err(unreachable)? else {
         return Ok(None);
     };
-    let called = process::signal_seen(shim, Signal::SIGUSR1).map_err(unreachable)?;
-    if !called {
+    if !process.signal(Signal::SIGUSR1).map_err(unreachable)? {
         return Ok(None);
     }
     let mut gone = std::pin::pin!(process.ended());
@@ -244,7 +244,7 @@ pub(super) async fn connect(
 ) -> Result<Option<Resolved>, AdoptError> {
     if let Some(stat) = shim {
         // One that somebody has stopped would never answer; to any other this is nothing.
-        process::signal_seen(stat, Signal::SIGCONT).map_err(AdoptError::Processes)?;
+        signal_seen(stat, Signal::SIGCONT).map_err(AdoptError::Processes)?;
     }
     let greeted = tokio::time::timeout(PATIENCE, greet(start)).await;
     match greeted.unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, "no answer"))) {

@@ -16,7 +16,8 @@ use crate::container::{
     dir::AttemptDir,
     engine,
     files::Durability,
-    process::{self, PidFd, ProcessId, Stat},
+    held::Held,
+    process::{self, ProcessId, Stat},
     status::{FORMAT_VERSION, Status, StatusFile},
 };
 
@@ -92,11 +93,10 @@ async fn kill(found: &Found) -> io::Result<()> {
         }
         let mut immune = 0;
         for stat in &living {
-            // The descriptor before the signal: it tells the end.
-            let Some(process) = PidFd::open(stat.pid)? else {
+            let Some(process) = Held::of(stat)? else {
                 continue;
             };
-            match process::signal_seen(stat, Signal::SIGKILL) {
+            match process.signal(Signal::SIGKILL) {
                 Ok(true) => process.ended().await?,
                 Ok(false) => {}
                 Err(error) if error.kind() == io::ErrorKind::PermissionDenied => immune += 1,

@@ -29,7 +29,7 @@ use super::{
 };
 use crate::container::{
     cgroup::Group,
-    process,
+    held, process,
     protocol::{
         self, Answer, ExecCall, Frames, KIND_RESIZE, KIND_STDERR, KIND_STDIN, KIND_STDOUT, Message,
         Refusal, RefusalCode, TerminalSize,
@@ -478,7 +478,7 @@ impl Exec {
         // Whom we may not kill the end of the container does not end either.
         let _ = killpg(self.pid, Signal::SIGKILL);
         for stat in descendants.seen {
-            let _ = process::signal_seen(&stat, Signal::SIGKILL);
+            let _ = held::signal_seen(&stat, Signal::SIGKILL);
         }
         for hidden in descendants.hidden {
             let _ = hidden.signal(Signal::SIGKILL);

@@ -26,6 +26,7 @@ use crate::container::{
     dir::DirError,
     engine::EngineClient,
     files::Durability,
+    held,
     log::line::Stream,
     process::{self, Ended, Stat},
     protocol::{Answer, ExecCall, Greeting, PROTOCOL, Refusal, RefusalCode, Request},
@@ -319,7 +320,7 @@ impl<'a> Supervisor<'a> {
         let living: Vec<&Stat> = tree.seen.iter().filter(|stat| !stat.is_dead()).collect();
         let immune = living
             .iter()
-            .filter(|stat| denied(process::signal_seen(stat, Signal::SIGKILL)))
+            .filter(|stat| denied(held::signal_seen(stat, Signal::SIGKILL)))
             .count()
             + tree
                 .hidden

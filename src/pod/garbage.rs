@@ -4,7 +4,6 @@
 //! has its data removed at once, by its worker; what that left behind (a file that could not be
 //! removed, an agent that died in the middle) is found here again.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -55,21 +54,29 @@ pub(super) fn choose(mut dead: Vec<Dead>, policy: Retention, now: Timestamp) -> 
         .collect()
 }
 
-/// Removes what is to go of what is there: `chosen`, and what belongs to no pod in `known`.
-pub(super) fn sweep(root: &Root, chosen: &[Arc<str>], known: &HashSet<Arc<str>>) {
-    let there = match root.pods() {
-        Ok(there) => there,
-        Err(error) => {
-            tracing::warn!(error = chain(&error), "pods on disk cannot be listed");
-            return;
-        }
-    };
-    for uid in there {
-        let chosen = chosen.iter().any(|it| **it == *uid);
-        if !chosen && known.contains(&*uid) {
-            continue;
-        }
-        match root.remove_pod(&uid) {
+/// The UIDs that have a directory; none where that cannot be told now.
+pub(super) fn list(root: &Root) -> Vec<String> {
+    root.pods().unwrap_or_else(|error| {
+        tracing::warn!(error = chain(&error), "pods on disk cannot be listed");
+        Vec::new()
+    })
+}
+
+/// What is to go of what is there: `chosen`, and what belongs to no pod that is known.
+pub(super) fn unwanted(
+    there: Vec<String>,
+    chosen: &[Arc<str>],
+    known: impl Fn(&str) -> bool,
+) -> Vec<String> {
+    let gone = there.into_iter();
+    gone.filter(|uid| chosen.iter().any(|it| **it == **uid) || !known(uid))
+        .collect()
+}
+
+/// Removes the data of these.
+pub(super) fn remove(root: &Root, gone: &[String]) {
+    for uid in gone {
+        match root.remove_pod(uid) {
             Ok(()) => tracing::info!(uid, "data of a pod that is over was removed"),
             Err(error) => {
                 let error = chain(&error);
@@ -126,9 +133,14 @@ mod tests {
         std::fs::write(outside.join("precious"), "x").expect("written");
         let planted = root.path().join("pods/dead/link");
         std::os::unix::fs::symlink(&outside, planted).expect("linked");
-        let known = ["live", "dead"].map(Arc::from).into();
-        sweep(&root, &[Arc::from("dead")], &known);
-        assert_eq!(root.pods().expect("listed"), ["live"]);
+        let known = |uid: &str| uid != "orphan";
+        let gone = unwanted(list(&root), &[Arc::from("dead")], known);
+        // Begun after the look.
+        root.create_pod("new").expect("made");
+        remove(&root, &gone);
+        let mut left = root.pods().expect("listed");
+        left.sort();
+        assert_eq!(left, ["live", "new"]);
         assert!(outside.join("precious").exists(), "no link is followed");
     }
 

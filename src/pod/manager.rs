@@ -28,7 +28,7 @@ use tokio::{
 };
 
 use super::{
-    api::chain,
+    api::{Retry, chain},
     containers,
     garbage::{self, Dead, Retention},
     kept::Kept,
@@ -130,6 +130,7 @@ pub(crate) fn manage(
         listing: None,
         on_disk: None,
         deferred: Vec::new(),
+        orphans: HashSet::new(),
         sweeping: JoinSet::new(),
         orders,
         outlook,
@@ -180,8 +181,10 @@ struct Manager {
     on_disk: Option<HashMap<Uid, Arc<Assigned>>>,
     /// Pods of the first listing that are new: those that were here before have what they had.
     deferred: Vec<(Uid, Pod)>,
+    /// Pods without an object whose processes are being ended; their worker removes their data.
+    orphans: HashSet<Uid>,
     /// The removal of data under way.
-    sweeping: JoinSet<()>,
+    sweeping: JoinSet<Sweep>,
     orders: watch::Receiver<Order>,
     outlook: watch::Receiver<Outlook>,
     /// What the workers know of the node's end.
@@ -191,6 +194,13 @@ struct Manager {
 
 type Uid = Arc<str>;
 
+/// A step of the removal of data.
+enum Sweep {
+    /// UIDs that have a directory.
+    Listed(Retention, Vec<String>),
+    Removed,
+}
+
 struct Entry {
     desired: watch::Sender<Desired>,
     snapshot: watch::Receiver<Snapshot>,
@@ -198,29 +208,8 @@ struct Entry {
 
 impl Manager {
     async fn run(mut self, client: Client, mut asked: mpsc::Receiver<Request>) {
-        let root = self.context.root.clone();
-        let found = tokio::task::spawn_blocking(move || {
-            let with_record = |uid: String| {
-                let record = Record::read(&root, &uid);
-                (
-                    Uid::from(uid),
-                    record.map(|it| it.assigned).unwrap_or_default(),
-                )
-            };
-            let found = root.pods()?.into_iter().map(with_record);
-            Ok::<HashMap<_, _>, DirError>(found.collect())
-        });
-        let found = found.await;
-        let found = match found {
-            Ok(Ok(found)) => found,
-            Ok(Err(error)) => {
-                tracing::error!(
-                    error = chain(&error),
-                    "the pods of earlier agents cannot be read"
-                );
-                HashMap::new()
-            }
-            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        let Some(found) = self.of_earlier_agents().await else {
+            return;
         };
         self.on_disk = Some(found);
         let node = &self.context.host.node;
@@ -247,7 +236,12 @@ impl Manager {
                 Some(()) = self.desk.reclaim.recv() => self.sweep(Retention { max_count: 0, max_age: None }),
                 // Cancel-safe per docs on `tick`.
                 _ = sweeps.tick() => self.sweep(self.desk.dead),
-                Some(_) = self.sweeping.join_next() => {}
+                Some(swept) = self.sweeping.join_next() => match swept {
+                    Ok(Sweep::Listed(policy, there)) => self.swept(policy, there),
+                    Ok(Sweep::Removed) => {}
+                    Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+                    Err(_) => {}
+                },
                 Some(verdict) = self.desk.verdicts.recv() => self.sentence(verdict),
                 // Cancel-safe per docs on `join_next`.
                 Some(ended) = self.workers.join_next() => match ended {
@@ -262,9 +256,44 @@ impl Manager {
         }
     }
 
+    /// What is on disk. Until that can be read nothing is known of what runs, so nothing is begun and nothing is
+    /// removed; none where the agent ends before.
+    async fn of_earlier_agents(&mut self) -> Option<HashMap<Uid, Arc<Assigned>>> {
+        let mut retry = Retry::default();
+        loop {
+            let root = self.context.root.clone();
+            let read = move || {
+                let with_record = |uid: String| {
+                    let record = Record::read(&root, &uid);
+                    let assigned = record.map(|it| it.assigned).unwrap_or_default();
+                    (Uid::from(uid), assigned)
+                };
+                let found = root.pods()?.into_iter().map(with_record);
+                Ok::<HashMap<_, _>, DirError>(found.collect())
+            };
+            match tokio::task::spawn_blocking(read).await {
+                Ok(Ok(found)) => return Some(found),
+                Ok(Err(error)) => {
+                    let error = chain(&error);
+                    tracing::error!(error, "the pods of earlier agents cannot be read");
+                }
+                Err(error) => std::panic::resume_unwind(error.into_panic()),
+            }
+            // Cancel-safe: both arms.
+            tokio::select! {
+                () = tokio::time::sleep(retry.failed()) => {}
+                Ok(_) = self.orders.wait_for(|it| *it != Order::Run) => return None,
+            }
+        }
+    }
+
     fn observe(&mut self, event: watcher::Event<Pod>) {
         match event {
-            watcher::Event::Init => self.listing = Some(HashSet::new()),
+            watcher::Event::Init => {
+                self.listing = Some(HashSet::new());
+                // Of a listing that broke off; they come again.
+                self.deferred.clear();
+            }
             watcher::Event::InitApply(pod) => {
                 if let Some(uid) = self.apply(pod)
                     && let Some(listing) = &mut self.listing
@@ -422,9 +451,21 @@ impl Manager {
         });
     }
 
-    /// Has data removed that nobody needs any more. Not before it is known who needs what.
+    /// Has data removed that nobody needs any more. Not before it is known who needs what, and not by a node that
+    /// goes down, whose workers leave while their pods' logs stay.
     fn sweep(&mut self, policy: Retention) {
-        if self.on_disk.is_some() || !self.sweeping.is_empty() {
+        let settled = self.on_disk.is_none() && *self.orders.borrow() == Order::Run;
+        if settled && self.sweeping.is_empty() {
+            let root = self.context.root.clone();
+            self.sweeping
+                .spawn_blocking(move || Sweep::Listed(policy, garbage::list(&root)));
+        }
+    }
+
+    /// What was there when the look began is compared with who is known now: a pod that begins meanwhile is not in
+    /// the list.
+    fn swept(&mut self, policy: Retention, there: Vec<String>) {
+        if *self.orders.borrow() != Order::Run {
             return;
         }
         let dead = self.entries.iter().filter_map(|(uid, entry)| {
@@ -436,10 +477,15 @@ impl Manager {
             })
         });
         let chosen = garbage::choose(dead.collect(), policy, Timestamp::now());
-        let known = self.entries.keys().cloned().collect();
-        let root = self.context.root.clone();
-        self.sweeping
-            .spawn_blocking(move || garbage::sweep(&root, &chosen, &known));
+        let known = |uid: &str| self.entries.contains_key(uid) || self.orphans.contains(uid);
+        let gone = garbage::unwanted(there, &chosen, known);
+        if !gone.is_empty() {
+            let root = self.context.root.clone();
+            self.sweeping.spawn_blocking(move || {
+                garbage::remove(&root, &gone);
+                Sweep::Removed
+            });
+        }
     }
 
     fn sentence(&mut self, verdict: Verdict) {
@@ -479,6 +525,7 @@ impl Manager {
         for uid in left.into_keys() {
             if !listed.contains(&uid) {
                 let context = self.context.clone();
+                self.orphans.insert(uid.clone());
                 self.workers.spawn(async move {
                     orphan::end(&context, &uid).await;
                     uid
@@ -516,6 +563,7 @@ impl Manager {
     }
 
     fn forget(&mut self, uid: &Uid) {
+        self.orphans.remove(uid);
         if self.entries.remove(uid).is_some() {
             if self.desk.ledger.release(uid) {
                 self.publish_placement();

@@ -6,7 +6,10 @@ use testkit::{Cluster, eventually};
 
 use crate::both::both;
 
-both![data_of_old_pods_goes_and_nothing_of_the_users];
+both![
+    data_of_old_pods_goes_and_nothing_of_the_users,
+    an_end_that_takes_long_keeps_its_data_until_then,
+];
 
 /// What lies below a directory, links as links.
 fn tree(dir: &Path) -> Vec<PathBuf> {
@@ -74,4 +77,43 @@ fn data_of_old_pods_goes_and_nothing_of_the_users(cluster: &Cluster) {
         .run("delete pod over lives --timeout=60s")
         .ok();
     assert_eq!(tree(&theirs), before);
+}
+
+fn an_end_that_takes_long_keeps_its_data_until_then(cluster: &Cluster) {
+    let agent = cluster.start_node(&[]);
+    let home = agent.home();
+    let script = "echo data > mine; trap \"until [ -e ~/leave ]; do sleep 0.1; done; cp mine ~/last; exit\" TERM; touch ~/ready; while :; do sleep 0.1; done";
+    cluster.apply(&format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: slow}}\nspec:\n  restartPolicy: Never\n  \
+         terminationGracePeriodSeconds: 120\n  containers: [{{name: c, image: host, command: [bash, -c, '{script}']}}]\n"
+    ));
+    cluster.is("pod/slow", "{.status.phase}", "Running");
+    let there = |name: &str| home.join(name).exists().then_some(()).ok_or(());
+    eventually("the script waits", || there("ready"));
+    let uid = cluster.get("pod/slow", "{.metadata.uid}");
+    let place = agent.kill();
+    let delete = "delete pod slow --force --grace-period=0";
+    cluster.kubectl().run(delete).ok();
+    let agent = cluster.restart_node(&place, &[]);
+    // What nobody knows goes at the next look for such; with that one the look is seen.
+    let pods = agent.root();
+    let pods = tree(&pods)
+        .into_iter()
+        .find(|path| path.ends_with(&uid))
+        .expect("the pod's directory");
+    let nobodys = pods.with_file_name("5c9c3a7e-nobodys");
+    std::fs::create_dir(&nobodys).expect("a directory");
+    eventually("what nobody knows goes", || match nobodys.exists() {
+        false => Ok(()),
+        true => Err(agent.log()),
+    });
+    assert!(pods.exists(), "{}", agent.log());
+    std::fs::write(home.join("leave"), "").expect("written");
+    eventually("the script ends in its own time", || there("last"));
+    let last = std::fs::read_to_string(home.join("last")).expect("written");
+    assert_eq!(last, "data\n");
+    eventually("its data goes after it", || match pods.exists() {
+        false => Ok(()),
+        true => Err(agent.log()),
+    });
 }

@@ -460,7 +460,7 @@ impl Agent {
             Ending::Drain => true,
             Ending::Abort | Ending::HostChanged | Ending::Failed(_) => false,
             // On our root the newer agent has adopted them; elsewhere they are ours to end.
-            Ending::Lost => !place.superseded(),
+            Ending::Lost => place.is_ours_alone(settings.kill_wait / 2).await,
         };
         let farewell = FAREWELL.min(settings.kill_wait / 6);
         let grace = settings.kill_wait.saturating_sub(farewell);

@@ -214,7 +214,8 @@ impl Keeper {
             match self.try_register().await {
                 Ok(()) => return Ok(()),
                 Err(Try::Never(error)) => return Err(error),
-                Err(Try::Again(why)) => {
+                Err(problem) => {
+                    let why = ApiProblem::from(problem);
                     let pause = retry.failed();
                     tracing::warn!(%why, ?pause, "the node is not registered yet");
                     tokio::time::sleep(pause).await;
@@ -224,6 +225,7 @@ impl Keeper {
     }
 
     async fn try_register(&mut self) -> Result<(), Try> {
+        self.still_ours().await?;
         let status = self.status(None)?;
         let node = match self.create(&status).await? {
             Some(node) => node,
@@ -377,7 +379,28 @@ impl Keeper {
         lease
     }
 
-    /// Makes the lease ours, whoever had it.
+    /// A run that held the lease takes it from nobody: whoever holds it now came later.
+    async fn still_ours(&self) -> Result<(), Try> {
+        if self.lease.is_none() {
+            return Ok(());
+        }
+        match get::<Value>(&self.client, &self.lease_path()).await {
+            Ok(held) => self.not_of_another(&held),
+            Err(ApiProblem::NotFound) => Ok(()),
+            Err(error) => Err(Try::Again(format!("lease: {error}"))),
+        }
+    }
+
+    fn not_of_another(&self, held: &Value) -> Result<(), Try> {
+        let holder = &held["spec"]["holderIdentity"];
+        if self.lease.is_none() || *holder == self.holder.as_str() {
+            return Ok(());
+        }
+        tracing::error!(%holder, "another agent took this node's name; this one steps down");
+        Err(Try::Replaced)
+    }
+
+    /// Makes the lease ours: the first time whoever had it, later only where nobody has.
     async fn take_lease(&mut self) -> Result<(), Try> {
         let again = |error: ApiProblem| Try::Again(format!("lease: {error}"));
         let collection = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases";
@@ -388,6 +411,7 @@ impl Keeper {
             Ok(lease) => lease,
             Err(ApiProblem::Conflict(_)) => {
                 let held: Value = get(&self.client, &self.lease_path()).await.map_err(again)?;
+                self.not_of_another(&held)?;
                 let body = self.lease_body(Some(&held));
                 send(&self.client, Method::PUT, &self.lease_path(), JSON, &body)
                     .await
@@ -577,11 +601,7 @@ impl Keeper {
             }
             Err(ApiProblem::Conflict(_)) => {
                 let held: Value = get(&self.client, &path).await?;
-                if held["spec"]["holderIdentity"] != self.holder.as_str() {
-                    tracing::error!(
-                        holder = %held["spec"]["holderIdentity"],
-                        "another agent took this node's name; this one steps down"
-                    );
+                if self.not_of_another(&held).is_err() {
                     return Ok(true);
                 }
                 self.lease = Some(held);
@@ -590,8 +610,8 @@ impl Keeper {
             Err(ApiProblem::NotFound) => {
                 return match self.try_register().await {
                     Ok(()) => Ok(false),
-                    Err(Try::Again(why)) => Err(ApiProblem::Unreachable(why)),
-                    Err(Try::Never(error)) => Err(ApiProblem::Unreachable(error.to_string())),
+                    Err(Try::Replaced) => Ok(true),
+                    Err(again) => Err(again.into()),
                 };
             }
             Err(error) => return Err(error),
@@ -618,10 +638,7 @@ impl Keeper {
         }
         match self.patch_status(&status).await {
             Err(ApiProblem::NotFound) => {
-                self.try_register().await.map_err(|error| match error {
-                    Try::Again(why) => ApiProblem::Unreachable(why),
-                    Try::Never(error) => ApiProblem::Unreachable(error.to_string()),
-                })?;
+                self.try_register().await?;
             }
             other => other?,
         }
@@ -664,6 +681,18 @@ impl Keeper {
 enum Try {
     Again(String),
     Never(NodeError),
+    /// Another run holds the lease; the next renewal ends this one.
+    Replaced,
+}
+
+impl From<Try> for ApiProblem {
+    fn from(problem: Try) -> Self {
+        Self::Unreachable(match problem {
+            Try::Again(why) => why,
+            Try::Never(error) => error.to_string(),
+            Try::Replaced => "another agent has this node's name".to_owned(),
+        })
+    }
 }
 
 impl From<NodeError> for Try {

@@ -249,7 +249,6 @@ impl PodApi {
         }
         let uri = format!("/api/v1/namespaces/{namespace}/pods/{name}/status?fieldManager=vk-cmd");
         let kind = "application/strategic-merge-patch+json";
-        self.mandated().await;
         let answer: Answer = self.write(Method::PATCH, &uri, kind, patch).await?;
         Ok(Version::parse(&answer.metadata.version))
     }
@@ -281,7 +280,6 @@ impl PodApi {
             "preconditions": {"uid": uid},
         });
         let uri = format!("/api/v1/namespaces/{namespace}/pods/{name}");
-        self.mandated().await;
         self.write::<IgnoredAny>(Method::DELETE, &uri, "application/json", &body)
             .await
             .map(drop)
@@ -295,6 +293,8 @@ impl PodApi {
         body: &Value,
     ) -> Result<T, ApiProblem> {
         let _turn = self.writes.acquire().await;
+        // Not before there is a turn: the wait for it may outlast the lease.
+        self.mandated().await;
         send(&self.client, method, uri, content_type, body).await
     }
 }

@@ -9,10 +9,16 @@ use std::{
     io::{self, Read, Seek, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use nix::fcntl::{Flock, FlockArg};
+use tokio::{
+    task::spawn_blocking,
+    time::{Instant, sleep, timeout_at},
+};
 
+use super::api::{Retry, chain};
 use crate::container::{
     Root,
     dir::DirError,
@@ -95,10 +101,28 @@ impl Place {
 }
 
 impl Place {
-    /// Whether a newer agent works here all the same: some file systems lock nothing.
-    pub fn superseded(&self) -> bool {
-        let epoch = open(&self.root).and_then(|dir| read_epoch(&self.root, &dir));
-        epoch.is_ok_and(|epoch| epoch > self.epoch)
+    /// Whether no newer agent works here; some file systems lock nothing. What cannot be read within `patience` may
+    /// well be another's by now.
+    pub async fn is_ours_alone(&self, patience: Duration) -> bool {
+        let end = Instant::now() + patience;
+        let mut retry = Retry::default();
+        loop {
+            let (root, ours) = (self.root.clone(), self.epoch);
+            let read = spawn_blocking(move || {
+                let dir = open(&root)?;
+                read_epoch(&root, &dir)
+            });
+            let why = match timeout_at(end, read).await {
+                Ok(Ok(Ok(newest))) => return newest <= ours,
+                Ok(Ok(Err(error))) => chain(&error),
+                Ok(Err(error)) => error.to_string(),
+                Err(_) => "no answer in time".to_owned(),
+            };
+            tracing::warn!(error = why, "the epoch of the root cannot be read");
+            if timeout_at(end, sleep(retry.failed())).await.is_err() {
+                return false;
+            }
+        }
     }
 }
 
@@ -163,8 +187,8 @@ fn lock(path: &Path) -> Result<Flock<File>, OpenError> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn one_agent_at_a_time_and_epochs_grow() {
+    #[tokio::test]
+    async fn one_agent_at_a_time_and_epochs_grow() {
         let base = tempfile::tempdir().unwrap();
         let first = Place::open(base.path(), "cluster", "node").unwrap();
         assert_eq!(first.epoch, 1);
@@ -185,9 +209,13 @@ mod tests {
             2
         );
         let second = Place::open(base.path(), "cluster", "node").unwrap();
-        assert!(!second.superseded());
-        std::fs::write(second.root.path().join(EPOCH), "40").unwrap();
-        assert!(second.superseded());
+        let patience = Duration::from_millis(1);
+        assert!(second.is_ours_alone(Duration::from_secs(60)).await);
+        let epoch = second.root.path().join(EPOCH);
+        std::fs::write(&epoch, "40").unwrap();
+        assert!(!second.is_ours_alone(Duration::from_secs(60)).await);
+        std::fs::write(&epoch, "unreadable").unwrap();
+        assert!(!second.is_ours_alone(patience).await);
     }
 
     #[test]

@@ -51,17 +51,8 @@ bench-idle: release ## measure what idle pods and probes cost an agent
 bench-planes: release ## the embedded and a real control plane side by side; skipped where its programs are not built
 	@VK_CMD=$(STATIC) scripts/bench-planes || { code=$$?; test $$code -eq 77 && echo "SKIPPED bench-planes: its programs are not built (tests/kubernetes/setup.sh)"; }
 
-# What test-kubernetes needs: families of tests/kubernetes, or programs of one.
-OF_KUBERNETES := kube-apiserver kube-scheduler kube-controller-manager
-KUBERNETES ?= etcd v1.34 $(OF_KUBERNETES:%=v1.30/%) kwok metrics-server
-
 test-kubernetes: tools ## the tests that need Kubernetes' own control plane; skipped where Go is missing
-	@if tests/kubernetes/setup.sh $(KUBERNETES) >/dev/null; then \
-	$(CARGO) test --locked --test it -- real && \
-	$(CARGO) test --locked --package control-plane --test same_requests && \
-	for script in components kwok metrics hpa; do \
-	dir=$$(mktemp -d) && tests/kubernetes/$$script.sh $$dir && rm -rf $$dir || exit; done; \
-	else code=$$?; test $$code -eq 77 && echo "SKIPPED test-kubernetes: its programs are not built and Go is missing"; fi
+	@CARGO=$(CARGO) tests/kubernetes/test.sh $(STEPS) || { code=$$?; test $$code -eq 77 && echo "SKIPPED test-kubernetes: not all of it ran"; }
 
 conformance: build ## the official conformance suite against the embedded API server; skipped where Go is missing
 	@VK_CMD=$(BIN) scripts/conformance || { code=$$?; test $$code -eq 77 && echo "SKIPPED conformance: its programs are not built and Go is missing"; }

@@ -1,4 +1,5 @@
-//! What a pod costs the API server.
+//! What a pod costs the API server, as the embedded one counts it: a real one counts what all tests ask of it, and
+//! its controllers too. `scripts/bench-planes` has the writes on both.
 
 use std::collections::BTreeMap;
 

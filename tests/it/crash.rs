@@ -8,9 +8,13 @@ use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
-use testkit::{Up, eventually, skip};
+use testkit::{Cluster, Up, eventually, skip};
 
 use crate::VK_CMD;
+use crate::both::both;
+
+// The others are about a store and an agent that die as one: `partition` has what a real cluster can see of it.
+both![a_shim_that_is_killed_takes_its_container_with_it_and_the_pod_says_so];
 
 /// A small generator: the rounds differ, and a seed that failed can be run again.
 struct Random(u64);
@@ -210,12 +214,9 @@ fn a_container_outlives_the_agent_and_is_adopted() {
     assert_eq!(kubectl.run("logs p").ok(), format!("{pid}\nafter\n"));
 }
 
-#[test]
-fn a_shim_that_is_killed_takes_its_container_with_it_and_the_pod_says_so() {
-    let up = Up::of(VK_CMD).start();
-    let Some(kubectl) = up.kubectl() else {
-        return skip!("kubectl is missing");
-    };
+fn a_shim_that_is_killed_takes_its_container_with_it_and_the_pod_says_so(cluster: &Cluster) {
+    let _node = cluster.start_node(&[]);
+    let kubectl = cluster.kubectl();
     kubectl
         .words(&[
             "run",

@@ -11,9 +11,17 @@ use nix::{
     unistd::Pid,
 };
 use tempfile::TempDir;
-use testkit::{Kubectl, Up, eventually, skip};
+use testkit::{Cluster, eventually, skip};
 
 use crate::VK_CMD;
+use crate::both::both;
+
+both![
+    the_documented_one_liner_is_managed_on_the_host_of_a_serving_reader,
+    the_documented_one_liner_is_managed_on_the_host_of_the_old_loop,
+    a_pipe_without_a_reader_is_a_condition_and_an_event,
+    a_port_that_is_taken_and_a_server_that_is_not_there_are_said,
+];
 
 const LOOP: &str = "while true; do eval \"$(cat $HOME/hostpipe/vk-cmd)\" > $HOME/hostpipe/pipeline.out \
                     2> $HOME/hostpipe/pipeline.err; done";
@@ -21,20 +29,22 @@ const LOOP: &str = "while true; do eval \"$(cat $HOME/hostpipe/vk-cmd)\" > $HOME
 /// A host with a reader, and an agent in "a container": `<temp>/in` is its home, the host's is `<temp>/home`.
 struct Site {
     temp: TempDir,
+    node: String,
     reader: Option<Child>,
     agent: Option<Child>,
 }
 
 impl Site {
-    fn new(up: &Up, serve: bool) -> Self {
+    fn new(cluster: &Cluster, serve: bool) -> Self {
         let temp = tempfile::tempdir().expect("a directory");
         let host = temp.path().join("home/hostpipe");
         std::fs::create_dir_all(&host).expect("mkdir");
         std::fs::create_dir_all(temp.path().join("in")).expect("mkdir");
         symlink(&host, temp.path().join("in/hostpipe")).expect("symlink");
-        std::fs::copy(&up.kubeconfig, host.join("kubeconfig")).expect("copied");
+        std::fs::copy(cluster.kubeconfig(), host.join("kubeconfig")).expect("copied");
         let mut site = Self {
             temp,
+            node: cluster.node("vk-lin"),
             reader: None,
             agent: None,
         };
@@ -75,20 +85,27 @@ impl Site {
         eventually("a FIFO", || fifo.exists().then_some(()).ok_or(()));
     }
 
-    fn start_agent(&mut self) {
+    fn start_agent(&mut self, cluster: &Cluster) {
         let log = std::fs::File::create(self.temp.path().join("agent.log")).expect("a log");
         let agent = Command::new(VK_CMD)
             .args(["entrypoint", "--site", "jiriaf2301"])
             .env_clear()
             .env("PATH", "/usr/bin:/bin")
             .env("HOME", self.temp.path().join("in"))
-            .env("JOBNAME", "vk-lin")
+            .env("JOBNAME", &self.node)
             .env("KUBELET_PORT", "0")
             .stdin(Stdio::null())
             .stderr(log)
             .spawn()
             .expect("an agent");
         self.agent = Some(agent);
+        cluster.own(&self.node);
+    }
+
+    /// A JSONPath of a condition of the node.
+    fn hostpipe_ready(&self, cluster: &Cluster, field: &str) -> String {
+        let path = format!("{{.status.conditions[?(@.type==\"HostpipeReady\")].{field}}}");
+        cluster.get(&format!("node/{}", self.node), &path)
     }
 
     fn log(&self) -> String {
@@ -122,10 +139,9 @@ fn pod(name: &str, command: &str) -> String {
     )
 }
 
-fn wait(kubectl: &Kubectl, site: &Site, name: &str, phase: &str) {
+fn wait(cluster: &Cluster, site: &Site, name: &str, phase: &str) {
     eventually("the pod's end", || {
-        let line = format!("get pod {name} -o jsonpath={{.status.phase}}");
-        let found = kubectl.run(&line).stdout;
+        let found = cluster.get(&format!("pod/{name}"), "{.status.phase}");
         if found == phase {
             Ok(())
         } else {
@@ -134,16 +150,12 @@ fn wait(kubectl: &Kubectl, site: &Site, name: &str, phase: &str) {
     });
 }
 
-fn site_runs_pods(serve: bool) {
-    let up = Up::of(VK_CMD).args(&["--no-node"]).start();
-    let Some(kubectl) = up.kubectl() else {
-        return skip!("kubectl is missing");
-    };
-    let mut site = Site::new(&up, serve);
-    site.start_agent();
+fn site_runs_pods(cluster: &Cluster, serve: bool) {
+    let kubectl = cluster.kubectl();
+    let mut site = Site::new(cluster, serve);
+    site.start_agent(cluster);
     eventually("the host answers", || {
-        let path = "jsonpath={.status.conditions[?(@.type==\"HostpipeReady\")].status}";
-        let found = kubectl.words(&["get", "node", "vk-lin", "-o", path]).stdout;
+        let found = site.hostpipe_ready(cluster, "status");
         if found == "True" {
             Ok(())
         } else {
@@ -153,7 +165,7 @@ fn site_runs_pods(serve: bool) {
     // A line of Table 3: run on the host, managed.
     let line = "echo 'echo $ON_THE_HOST $HOME; exit 7' > /root/hostpipe/vk-cmd";
     kubectl.pipe("apply -f -", &pod("p1", line)).ok();
-    wait(&kubectl, &site, "p1", "Failed");
+    wait(cluster, &site, "p1", "Failed");
     let code = "jsonpath={.status.containerStatuses[0].state.terminated.exitCode}";
     assert_eq!(kubectl.words(&["get", "pod", "p1", "-o", code]).ok(), "7");
     let home = site.home().display().to_string();
@@ -185,28 +197,21 @@ fn site_runs_pods(serve: bool) {
     assert!(left.is_empty(), "{left:?}");
 }
 
-#[test]
-fn the_documented_one_liner_is_managed_on_the_host_of_a_serving_reader() {
-    site_runs_pods(true);
+fn the_documented_one_liner_is_managed_on_the_host_of_a_serving_reader(cluster: &Cluster) {
+    site_runs_pods(cluster, true);
 }
 
-#[test]
-fn the_documented_one_liner_is_managed_on_the_host_of_the_old_loop() {
-    site_runs_pods(false);
+fn the_documented_one_liner_is_managed_on_the_host_of_the_old_loop(cluster: &Cluster) {
+    site_runs_pods(cluster, false);
 }
 
-#[test]
-fn a_pipe_without_a_reader_is_a_condition_and_an_event() {
-    let up = Up::of(VK_CMD).args(&["--no-node"]).start();
-    let Some(kubectl) = up.kubectl() else {
-        return skip!("kubectl is missing");
-    };
-    let mut site = Site::new(&up, false);
+fn a_pipe_without_a_reader_is_a_condition_and_an_event(cluster: &Cluster) {
+    let kubectl = cluster.kubectl();
+    let mut site = Site::new(cluster, false);
     site.stop_reader();
-    site.start_agent();
+    site.start_agent(cluster);
     let message = eventually("the condition", || {
-        let path = "jsonpath={.status.conditions[?(@.type==\"HostpipeReady\")].message}";
-        let found = kubectl.words(&["get", "node", "vk-lin", "-o", path]).stdout;
+        let found = site.hostpipe_ready(cluster, "message");
         if found.is_empty() {
             Err(site.log())
         } else {
@@ -215,8 +220,12 @@ fn a_pipe_without_a_reader_is_a_condition_and_an_event() {
     });
     assert!(message.contains("vk-cmd hostpipe serve"), "{message}");
     eventually("the event", || {
+        // Events of nodes are in the namespace default.
         let events = kubectl
-            .run("get events -o jsonpath={.items[*].reason}")
+            .run(&format!(
+                "get events -n default --field-selector involvedObject.name={} -o jsonpath={{.items[*].reason}}",
+                site.node
+            ))
             .stdout;
         if events.contains("HostpipeNoReader") {
             Ok(())
@@ -232,7 +241,7 @@ fn a_pipe_without_a_reader_is_a_condition_and_an_event() {
             &pod("p1", "echo 'date' > $HOME/hostpipe/vk-cmd"),
         )
         .ok();
-    wait(&kubectl, &site, "p1", "Succeeded");
+    wait(cluster, &site, "p1", "Succeeded");
 }
 
 #[test]
@@ -275,9 +284,7 @@ fn every_variable_of_the_tunnels_wrong_in_turn() {
     }
 }
 
-#[test]
-fn a_port_that_is_taken_and_a_server_that_is_not_there_are_said() {
-    let up = Up::of(VK_CMD).args(&["--no-node"]).start();
+fn a_port_that_is_taken_and_a_server_that_is_not_there_are_said(cluster: &Cluster) {
     let temp = tempfile::tempdir().expect("a directory");
     let entrypoint = |kubeconfig: &std::path::Path, port: u16| {
         let mut command = Command::new(VK_CMD);
@@ -295,7 +302,9 @@ fn a_port_that_is_taken_and_a_server_that_is_not_there_are_said() {
     };
     let taken = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a port");
     let port = taken.local_addr().expect("an address").port();
-    let output = entrypoint(&up.kubeconfig, port).output().expect("it runs");
+    let output = entrypoint(cluster.kubeconfig(), port)
+        .output()
+        .expect("it runs");
     let error = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(!output.status.success(), "{error}");
     assert!(
@@ -304,7 +313,7 @@ fn a_port_that_is_taken_and_a_server_that_is_not_there_are_said() {
     );
 
     // One that points nowhere is waited for, and said.
-    let text = std::fs::read_to_string(&up.kubeconfig).expect("a kubeconfig");
+    let text = std::fs::read_to_string(cluster.kubeconfig()).expect("a kubeconfig");
     let server = { text.lines() }.find(|line| line.trim().starts_with("server: "));
     let nowhere = text.replace(server.expect("a server"), "    server: https://127.0.0.1:1");
     let file = temp.path().join("nowhere");

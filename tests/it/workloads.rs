@@ -1,18 +1,20 @@
-//! Kubernetes' own scheduler and controllers place work on the agent's node and judge how it ends.
+//! Kubernetes' own controllers place work on the agent's node and judge how it ends, on either control plane.
 
 use std::time::Duration;
 
-use testkit::{Agent, Cluster, Line, Plane, Proxy, eventually, eventually_within};
+use testkit::{Agent, Cluster, Line, Proxy, eventually, eventually_within};
 
-use crate::VK_CMD;
+use crate::both::both;
 
-/// A cluster with controllers and one agent.
-fn stage() -> Option<(Cluster, Agent)> {
-    let cluster = Cluster::on(Plane::Real, VK_CMD)?;
-    let agent = cluster.agent("n").start();
-    cluster.ready("n");
-    Some((cluster, agent))
-}
+both![
+    with controllers: deployments_sets_and_daemons_roll_out,
+    a_replica_set_keeps_its_number,
+    jobs_count_exits_and_disruptions,
+    cron_jobs_start_by_their_schedule,
+    pods_of_a_lost_node_are_evicted_and_nothing_is_doubled,
+    a_job_ignores_the_end_of_a_walltime,
+    drain_respects_budgets_and_a_taint_evicts,
+];
 
 /// A pod template for the agent's node.
 fn template(cluster: &Cluster, more: &str, script: &str) -> String {
@@ -26,12 +28,9 @@ fn template(cluster: &Cluster, more: &str, script: &str) -> String {
 
 const SERVE: &str = "trap 'exit 0' TERM; while :; do sleep 0.1; done";
 
-#[test]
-fn real_deployments_sets_and_daemons_roll_out() {
-    let Some((cluster, _agent)) = stage() else {
-        return;
-    };
-    let pods = template(&cluster, "", SERVE);
+fn deployments_sets_and_daemons_roll_out(cluster: &Cluster) {
+    let _agent = cluster.start_node(&[]);
+    let pods = template(cluster, "", SERVE);
     let selector = "selector: {matchLabels: {app: a}}";
     cluster.apply(&format!(
         "apiVersion: apps/v1\nkind: Deployment\nmetadata: {{name: d}}\nspec: {{replicas: 3, {selector}, template: {pods}}}\n"
@@ -84,13 +83,91 @@ fn real_deployments_sets_and_daemons_roll_out() {
         .ok();
 }
 
-#[test]
-fn real_jobs_count_exits_and_disruptions() {
-    let Some((cluster, _agent)) = stage() else {
-        return;
+fn a_replica_set_keeps_its_number(cluster: &Cluster) {
+    let agent = cluster.start_node(&[]);
+    let pods = template(cluster, "", &format!("echo s >> ~/starts; {SERVE}"));
+    cluster.apply(&format!(
+        "apiVersion: apps/v1\nkind: ReplicaSet\nmetadata: {{name: r}}\nspec: {{replicas: 3, \
+         selector: {{matchLabels: {{app: a}}}}, template: {pods}}}\n"
+    ));
+    let kubectl = cluster.kubectl();
+    let names = || {
+        let words = "get pods -l app=a --no-headers -o custom-columns=N:.metadata.name";
+        let text = kubectl.run(words).ok();
+        text.lines().map(str::to_owned).collect::<Vec<_>>()
     };
+    let starts = || {
+        let text = std::fs::read_to_string(agent.home().join("starts")).unwrap_or_default();
+        text.lines().count()
+    };
+    let ready = "{.status.readyReplicas}";
+    cluster.is("replicaset/r", ready, "3");
+    let first = names();
+    assert_eq!(first.len(), 3);
+    assert!(first.iter().all(|name| name.starts_with("r-")), "{first:?}");
+    assert_eq!(starts(), 3);
+
+    // One that is deleted is replaced.
+    kubectl
+        .run(&format!("delete pod {} --timeout=60s", first[0]))
+        .ok();
+    let second = eventually("another pod takes its place", || {
+        let now = names();
+        if now.len() == 3 && !now.contains(&first[0]) {
+            Ok(now)
+        } else {
+            Err(now)
+        }
+    });
+    cluster.is("replicaset/r", ready, "3");
+    assert_eq!(starts(), 4);
+
+    // One that is no longer meant lives on by itself, and is replaced.
+    let free = &second[0];
+    kubectl
+        .run(&format!("label pod {free} app=b --overwrite"))
+        .ok();
+    eventually("the set lets it go and makes another", || {
+        let owner = cluster.get(
+            &format!("pod/{free}"),
+            "{.metadata.ownerReferences[*].name}",
+        );
+        let now = names();
+        if owner.is_empty() && now.len() == 3 {
+            Ok(())
+        } else {
+            Err((owner, now))
+        }
+    });
+    cluster.is("replicaset/r", ready, "3");
+    assert_eq!(starts(), 5);
+
+    kubectl.run("scale replicaset/r --replicas=1").ok();
+    cluster.is(
+        "replicaset/r",
+        "{.status.replicas} {.status.readyReplicas}",
+        "1 1",
+    );
+    eventually("two pods are gone", || match names().len() {
+        1 => Ok(()),
+        left => Err(left),
+    });
+    kubectl
+        .run("delete replicaset r --timeout=60s --cascade=foreground")
+        .ok();
+    assert_eq!(names(), Vec::<String>::new());
+    cluster.is(
+        &format!("pod/{free}"),
+        "{.status.phase} {.status.containerStatuses[0].restartCount}",
+        "Running 0",
+    );
+    assert_eq!(starts(), 5, "nothing was started twice");
+}
+
+fn jobs_count_exits_and_disruptions(cluster: &Cluster) {
+    let _agent = cluster.start_node(&[]);
     let job = |name: &str, spec: &str, script: &str| {
-        let pods = template(&cluster, "restartPolicy: Never,", script);
+        let pods = template(cluster, "restartPolicy: Never,", script);
         cluster.apply(&format!("apiVersion: batch/v1\nkind: Job\nmetadata: {{name: {name}}}\nspec: {{{spec}, template: {pods}}}\n"));
     };
     let why = "{.status.conditions[?(@.status==\"True\")].reason}";
@@ -124,7 +201,7 @@ fn real_jobs_count_exits_and_disruptions() {
 
     cluster.apply(&format!(
         "apiVersion: batch/v1\nkind: CronJob\nmetadata: {{name: cron}}\nspec: {{schedule: '* * * * *', jobTemplate: {{spec: {{template: {}}}}}}}\n",
-        template(&cluster, "restartPolicy: Never,", "exit 0")
+        template(cluster, "restartPolicy: Never,", "exit 0")
     ));
     // Its schedule is never finer than a minute; what it makes can be had at once.
     cluster
@@ -134,16 +211,9 @@ fn real_jobs_count_exits_and_disruptions() {
     cluster.is("job/now", "{.status.succeeded}", "1");
 }
 
-#[test]
-fn real_cron_jobs_start_by_their_schedule() {
-    let Some((cluster, agent)) = stage() else {
-        return;
-    };
-    let pods = template(
-        &cluster,
-        "restartPolicy: Never,",
-        "echo $HOSTNAME >> ~/cron",
-    );
+fn cron_jobs_start_by_their_schedule(cluster: &Cluster) {
+    let agent = cluster.start_node(&[]);
+    let pods = template(cluster, "restartPolicy: Never,", "echo $HOSTNAME >> ~/cron");
     cluster.apply(&format!(
         "apiVersion: batch/v1\nkind: CronJob\nmetadata: {{name: cron}}\nspec: {{schedule: '* * * * *', \
          concurrencyPolicy: Forbid, jobTemplate: {{spec: {{template: {pods}}}}}}}\n"
@@ -164,11 +234,7 @@ fn real_cron_jobs_start_by_their_schedule() {
     cluster.kubectl().run("delete cronjob cron").ok();
 }
 
-#[test]
-fn real_pods_of_a_lost_node_are_evicted_and_nothing_is_doubled() {
-    let Some(cluster) = Cluster::on(Plane::Real, VK_CMD) else {
-        return;
-    };
+fn pods_of_a_lost_node_are_evicted_and_nothing_is_doubled(cluster: &Cluster) {
     let kubeconfig = cluster.dir().join("proxy.kubeconfig");
     let proxy = Proxy::before(cluster.kubeconfig(), &kubeconfig).expect("a proxy");
     let lost = cluster.agent_with(&kubeconfig, "lost").start();
@@ -251,15 +317,11 @@ fn real_pods_of_a_lost_node_are_evicted_and_nothing_is_doubled() {
     });
 }
 
-#[test]
-fn real_job_ignores_the_end_of_a_walltime() {
-    let Some(cluster) = Cluster::on(Plane::Real, VK_CMD) else {
-        return;
-    };
+fn a_job_ignores_the_end_of_a_walltime(cluster: &Cluster) {
     let first = cluster.agent("n").args(&["--drain-window", "5s"]).start();
     cluster.ready("n");
     let pods = template(
-        &cluster,
+        cluster,
         "restartPolicy: Never,",
         "[ -e ~/again ] && exit 0; touch ~/again; sleep 1000",
     );
@@ -286,12 +348,9 @@ fn real_job_ignores_the_end_of_a_walltime() {
     );
 }
 
-#[test]
-fn real_drain_respects_budgets_and_a_taint_evicts() {
-    let Some((cluster, _agent)) = stage() else {
-        return;
-    };
-    let pods = template(&cluster, "", SERVE);
+fn drain_respects_budgets_and_a_taint_evicts(cluster: &Cluster) {
+    let _agent = cluster.start_node(&[]);
+    let pods = template(cluster, "", SERVE);
     cluster.apply(&format!(
         "apiVersion: apps/v1\nkind: Deployment\nmetadata: {{name: d}}\nspec: {{replicas: 2, selector: {{matchLabels: {{app: a}}}}, template: {pods}}}\n\
          ---\napiVersion: policy/v1\nkind: PodDisruptionBudget\nmetadata: {{name: b}}\nspec: {{minAvailable: 2, selector: {{matchLabels: {{app: a}}}}}}\n"

@@ -83,8 +83,8 @@ fn a_status_change_costs_one_write(cluster: &Cluster) {
     let mut all: String = (0..8)
         .map(|n| pod(&format!("p{n}"), "exit 0", ""))
         .collect();
-    // Its probe finds the same each second, which is no news.
-    let probe = ", readinessProbe: {periodSeconds: 1, exec: {command: [test, -e, there]}}";
+    // Its probe finds the same each second, which is no news. It counts how often it looks.
+    let probe = ", readinessProbe: {periodSeconds: 1, exec: {command: [sh, -c, 'echo >> ~/looks; test -e there']}}";
     all.push_str(&pod(
         "ready",
         "touch there; until [ -e ~/end ]; do sleep 0.1; done",
@@ -99,8 +99,15 @@ fn a_status_change_costs_one_write(cluster: &Cluster) {
         "{.status.conditions[?(@.type==\"Ready\")].status}",
         "True",
     );
-    // Some probes later; a sleep is what shows that nothing happens.
-    std::thread::sleep(std::time::Duration::from_secs(4));
+    let looks = || {
+        let text = std::fs::read_to_string(agent.home().join("looks")).unwrap_or_default();
+        text.lines().count()
+    };
+    let first = looks();
+    eventually("the probe looks four times more", || match looks() {
+        now if now >= first + 4 => Ok(()),
+        now => Err(now),
+    });
     std::fs::write(agent.home().join("end"), "").expect("written");
     cluster.is("pod/ready", "{.status.phase}", "Succeeded");
     let events = eventually("the watch has seen the end", || {

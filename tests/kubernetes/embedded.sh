@@ -137,8 +137,10 @@ start_kwok() {
 
 start() {
     local bins program
-    bins=$("$here/setup.sh" v1.34/kube-controller-manager v1.34/kube-scheduler v1.34/kubectl kwok)
-    { read -r kubernetes_bin && read -r kwok_bin; } <<<"$bins"
+    local -a components=(v1.34/kube-controller-manager v1.34/kube-scheduler)
+    ((node_count == 0)) || components+=(v1.34/kubectl kwok)
+    bins=$("$here/setup.sh" "${components[@]}")
+    { read -r kubernetes_bin && read -r kwok_bin; } <<<"$bins" || ((node_count == 0))
     for program in "${programs[@]}"; do
         if [[ $(pid_of "$program") ]]; then
             say "$program runs already in $dir"

@@ -1,17 +1,20 @@
 #!/usr/bin/env bash
 #
-# Lets a HorizontalPodAutoscaler scale a Deployment of scripts on a node of ours from 1 to 4 pods and back, with
-# a real control plane and the real metrics-server, which is registered with the API server.
+# Lets the real metrics-server read a node of ours in a real control plane, with the flags that the documents give
+# (--kubelet-use-node-status-port), and a HorizontalPodAutoscaler scale a Deployment of scripts on it from 1 to 4
+# pods and back.
 #
 #   hpa.sh [DIR] [--record=FILE]
 #
-# Runs cluster.sh (DIR/cluster; default: a temporary directory), `vk-cmd agent` and metrics-server. The script of
-# the pods burns processor time while there is a file "busy", and rests otherwise: no client sends it load.
+# Runs cluster.sh (DIR/cluster; default: a temporary directory), `vk-cmd agent` and metrics-server, which is
+# registered with the API server. First a pod with a busy and an idle container runs until metrics-server tells what
+# it and the node use. The script of the scaled pods burns processor time while there is a file "busy", and rests
+# otherwise: no client sends it load.
 # FILE (default DIR/scaling.tsv) gets a line a second: seconds, pods wanted, pods ready, use in percent of what is
 # requested. `scripts/plot scaling FILE` draws it. Everything ends with the script.
 # The program under test is $VK_CMD, or target/debug/vk-cmd of this tree.
 #
-# Exit codes: 0 it scaled up and down; 77 programs are not built (setup.sh builds them); else 1.
+# Exit codes: 0 all of it came; 77 programs are not built (setup.sh builds them); else 1.
 
 set -euo pipefail
 umask 077
@@ -105,6 +108,42 @@ EOF
 kubectl wait --for=condition=Available apiservice/v1beta1.metrics.k8s.io --timeout="${within}s" >/dev/null
 kubectl wait --for=create node/vk-scaling --timeout="${within}s" >/dev/null
 kubectl wait --for=condition=Ready node/vk-scaling --timeout="${within}s" >/dev/null
+
+kubectl apply -f - >/dev/null <<'EOF'
+apiVersion: v1
+kind: Pod
+metadata: {name: two}
+spec:
+  nodeName: vk-scaling
+  terminationGracePeriodSeconds: 1
+  containers:
+  - {name: busy, image: host, command: [bash, -c, 'while :; do (:); done']}
+  - {name: idle, image: host, command: [sleep, "600"]}
+EOF
+kubectl wait --for=condition=Ready pod/two --timeout="${within}s" >/dev/null
+
+# The names and amounts in an answer, without the words around them.
+amounts() {
+    grep -o '"\(name\|cpu\|memory\)":"[^"]*"' <<<"$1" | tr -d '"' | paste -sd ' '
+}
+
+tells() {
+    local pod node
+    pod=$(kubectl get --raw /apis/metrics.k8s.io/v1beta1/namespaces/default/pods/two 2>>"$dir/ask.log") || return 1
+    node=$(kubectl get --raw /apis/metrics.k8s.io/v1beta1/nodes/vk-scaling 2>>"$dir/ask.log") || return 1
+    [[ $pod == *'"name":"busy","usage":{"cpu":"'[1-9]* && $pod == *'"name":"idle"'* && $node == *'"cpu":"'[1-9]* ]] || return 1
+    say "metrics-server tells: $(amounts "$pod"); $(amounts "$node")"
+}
+
+deadline=$((SECONDS + within))
+until tells; do
+    if ((SECONDS >= deadline)); then
+        say "metrics-server tells nothing; its log is $dir/metrics-server.log, the agent's $dir/agent.log"
+        exit 1
+    fi
+    sleep 1
+done
+kubectl delete pod two --timeout="${within}s" >/dev/null
 
 kubectl apply -f - >/dev/null <<EOF
 apiVersion: v1

@@ -84,30 +84,39 @@ key_of() {
     cat "$here/$1/go.mod" "$here/$1/go.sum" | sha256sum | cut -c 1-12
 }
 
+# build FAMILY BIN PROGRAM…: in one run of Go where it names the programs as we do, so that one is compiled while
+# another is linked.
 build() {
-    local family=$1 program=$2 target=$3 package temporary began=$SECONDS
-    local -a verb=(go build)
+    local family=$1 bin=$2 program temporary output began=$SECONDS
+    local -a packages=() verb=(go build)
+    shift 2
     if ! command -v go >/dev/null; then
-        say "setup.sh: $family/$program must be built and there is no Go (https://go.dev/dl/)"
+        say "setup.sh: $family/$1 must be built and there is no Go (https://go.dev/dl/)"
         exit 77
     fi
-    package=$(package_of "$family/$program")
-    temporary=$(mktemp -d "$(dirname "$target")/.building.XXXXXX")
+    for program in "$@"; do
+        packages+=("$(package_of "$family/$program")")
+    done
+    temporary=$(mktemp -d "$bin/.building.XXXXXX")
     # shellcheck disable=SC2064 # the name of now is meant
     trap "rm -rf '$temporary'" EXIT
-    case $program in
-    *.test) verb=(go test -c) ;;
-    esac
-    say "building $family/$program …"
+    output=$temporary/
+    if (($# == 1)); then
+        output=$temporary/$1
+        [[ $1 != *.test ]] || verb=(go test -c)
+    fi
+    say "building $family: $* …"
     (
         cd "$here/$family"
         CGO_ENABLED=0 "${verb[@]}" -mod=readonly -buildvcs=false -trimpath \
-            -ldflags "$(linker_flags_of "$family")" -o "$temporary/$program" "$package"
+            -ldflags "$(linker_flags_of "$family")" -o "$output" "${packages[@]}"
     ) >&2 9>&-
-    mv -f "$temporary/$program" "$target"
+    for program in "$@"; do
+        mv -f "$temporary/$program" "$bin/$program"
+    done
     rm -rf "$temporary"
     trap - EXIT
-    say "built $family/$program in $((SECONDS - began)) s"
+    say "built $family: $* in $((SECONDS - began)) s"
 }
 
 # Whether programs of a family are there.
@@ -138,9 +147,19 @@ set_up() (
         # Two runs at once would be right without the lock too, at twice the work.
         exec 9>"$cache/$family/.lock"
         flock 9 2>/dev/null || true
+        # What another run has built meanwhile is there.
+        unbuilt=()
         for program in "${missing[@]}"; do
-            [[ -x $bin/$program ]] || build "$family" "$program" "$bin/$program"
+            [[ -x $bin/$program ]] || unbuilt+=("$program")
         done
+        case $family in
+        v1.*) ((${#unbuilt[@]} == 0)) || build "$family" "$bin" "${unbuilt[@]}" ;;
+        *)
+            for program in "${unbuilt[@]}"; do
+                build "$family" "$bin" "$program"
+            done
+            ;;
+        esac
     fi
     if [[ $(readlink "$cache/$family/bin") != "$key/bin" ]]; then
         link=$cache/$family/.bin.$BASHPID

@@ -9,6 +9,7 @@ mod api;
 mod figures;
 mod plane;
 mod pods;
+mod watch;
 
 use std::path::PathBuf;
 use std::time::Duration;

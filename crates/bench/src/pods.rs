@@ -2,18 +2,18 @@
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
-use http_body_util::BodyExt;
 use serde_json::{Value, json};
 use testkit::{Agent, Client, Link, Request};
 use tokio::sync::mpsc;
 
 use crate::figures::Figures;
 use crate::plane::{self, Plane};
+use crate::watch::{self, Change, now};
 
 /// How many pods.
 #[derive(Clone, Copy, Debug)]
@@ -28,19 +28,14 @@ pub(crate) struct Load {
 
 const NODE: &str = "bench";
 const PODS: &str = "/api/v1/namespaces/default/pods";
+/// The measured ones.
+const OURS: &str = "bench%3Dyes";
+
+type Changes = mpsc::UnboundedReceiver<Result<Change>>;
 /// Longer than any single step takes.
 const PATIENCE: Duration = Duration::from_secs(180);
 /// After this long what a burst needed for a moment has been given back.
 const SETTLED: Duration = Duration::from_secs(10);
-
-/// One change of a pod, as a watcher sees it.
-struct Change {
-    name: String,
-    phase: String,
-    gone: bool,
-    /// Seconds since 1970.
-    when: f64,
-}
 
 /// Runs an agent of `program` on a whole control plane and measures pods.
 pub(crate) async fn measure(plane: &Plane, program: &str, load: Load) -> Result<Figures> {
@@ -84,7 +79,8 @@ pub(crate) async fn measure(plane: &Plane, program: &str, load: Load) -> Result<
     let ends = place.path().join("ends");
     script(&link, &ends).await?;
     let (sender, mut changes) = mpsc::unbounded_channel();
-    let watching = tokio::spawn(watch(client.clone(), sender));
+    let path = format!("{PODS}?labelSelector={OURS}");
+    let watching = tokio::spawn(watch::follow(client.clone(), path, sender));
     sequence(&client, &link, &ends, load, &mut changes, &mut figures).await?;
     burst(&client, &link, load, &mut changes, &mut figures).await?;
 
@@ -119,13 +115,7 @@ pub(crate) async fn measure(plane: &Plane, program: &str, load: Load) -> Result<
     Ok(figures)
 }
 
-fn now() -> f64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0.0, |since| since.as_secs_f64())
-}
-
-fn request(method: &str, path: &str, body: &Value) -> Request {
+pub(crate) fn request(method: &str, path: &str, body: &Value) -> Request {
     let json = "application/json".to_owned();
     Request {
         method: method.to_owned(),
@@ -189,41 +179,11 @@ fn pod(name: &str, seconds: &str) -> Value {
     })
 }
 
-/// Sends each change of the pods until nobody listens.
-async fn watch(client: Client, sender: mpsc::UnboundedSender<Change>) -> Result<()> {
-    let link = client.link().await?;
-    let path = format!("{PODS}?watch=1&labelSelector=bench%3Dyes&resourceVersion=0");
-    let mut body = link
-        .start(&request("GET", &path, &Value::Null))
-        .await?
-        .into_body();
-    let mut rest = Vec::new();
-    while let Some(frame) = body.frame().await {
-        let when = now();
-        rest.extend_from_slice(&frame?.into_data().unwrap_or_default());
-        while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
-            let line: Vec<u8> = rest.drain(..=end).collect();
-            let event: Value = serde_json::from_slice(&line)?;
-            let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-            let change = Change {
-                name: text(&event["object"]["metadata"]["name"]),
-                phase: text(&event["object"]["status"]["phase"]),
-                gone: event["type"] == "DELETED",
-                when,
-            };
-            if sender.send(change).is_err() {
-                return Ok(());
-            }
-        }
-    }
-    Ok(())
-}
-
-async fn next(changes: &mut mpsc::UnboundedReceiver<Change>) -> Result<Change> {
+async fn next(changes: &mut Changes) -> Result<Change> {
     let change = tokio::time::timeout(PATIENCE, changes.recv()).await;
     change
         .context("no change of a pod")?
-        .context("the watch ended")
+        .context("the watch ended")?
 }
 
 async fn sequence(
@@ -231,7 +191,7 @@ async fn sequence(
     link: &Link,
     ends: &Path,
     load: Load,
-    changes: &mut mpsc::UnboundedReceiver<Change>,
+    changes: &mut Changes,
     figures: &mut Figures,
 ) -> Result<()> {
     let (mut running, mut terminal) = (Vec::new(), HashMap::new());
@@ -287,7 +247,7 @@ async fn burst(
     client: &Client,
     link: &Link,
     load: Load,
-    changes: &mut mpsc::UnboundedReceiver<Change>,
+    changes: &mut Changes,
     figures: &mut Figures,
 ) -> Result<()> {
     let before = plane::revision(client).await?;
@@ -330,11 +290,11 @@ async fn burst(
 async fn deletion(
     link: &Link,
     load: Load,
-    changes: &mut mpsc::UnboundedReceiver<Change>,
+    changes: &mut Changes,
     figures: &mut Figures,
 ) -> Result<()> {
     let begin = now();
-    let path = format!("{PODS}?labelSelector=bench%3Dyes");
+    let path = format!("{PODS}?labelSelector={OURS}");
     let answer = link.send(&request("DELETE", &path, &Value::Null)).await?;
     ensure!(answer.status == 200, "delete: {}", answer.status);
     let mut left: HashSet<String> = (0..load.burst).map(|number| format!("b{number}")).collect();

@@ -1,13 +1,13 @@
 //! One test, two control planes.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use tempfile::TempDir;
 
 use crate::agent::{Agent, AgentBuilder};
+use crate::keeper::Keeper;
 use crate::kubectl::{Kubectl, Output};
 use crate::place::Place;
 use crate::real::RealCluster;
@@ -30,6 +30,8 @@ pub struct Cluster {
     program: String,
     plane: Plane,
     up: Option<Up>,
+    /// The embedded control plane with real controllers, where it is that one.
+    controlled: Option<Keeper>,
     place: TempDir,
     kubeconfig: PathBuf,
     pki: PathBuf,
@@ -64,7 +66,29 @@ impl Cluster {
                 (None, cluster.kubeconfig())
             }
         };
-        Self::in_namespace(plane, up, program, &kubeconfig)
+        Self::in_namespace(plane, (up, None), program, &kubeconfig)
+    }
+
+    /// The same with Kubernetes' own controllers on either plane. The embedded one runs them in place of its
+    /// own; `None`, said loudly, where they are not built.
+    ///
+    /// # Panics
+    /// Where it does not start.
+    #[track_caller]
+    pub fn with_controllers(plane: Plane, program: &str) -> Option<Self> {
+        if plane == Plane::Real {
+            return Self::on(plane, program);
+        }
+        let programs =
+            ["kube-controller-manager", "kube-scheduler"].map(|it| format!("v1.34/{it}"));
+        if !crate::keeper::are_built(&programs) {
+            return None;
+        }
+        let words = ["--nodes=0".to_owned()];
+        let keeper = Keeper::start("embedded.sh", &words, &[("VK_CMD", program)]);
+        // That of `up`: its directory holds the keys of the control plane.
+        let kubeconfig = keeper.dir().join("state/admin.kubeconfig");
+        Self::in_namespace(plane, (None, Some(keeper)), program, &kubeconfig)
     }
 
     /// A new namespace of a real cluster that the test started itself, to do harm to.
@@ -73,13 +97,13 @@ impl Cluster {
     /// Where kubectl fails.
     #[track_caller]
     pub fn of(cluster: &RealCluster, program: &str) -> Option<Self> {
-        Self::in_namespace(Plane::Real, None, program, &cluster.kubeconfig())
+        Self::in_namespace(Plane::Real, (None, None), program, &cluster.kubeconfig())
     }
 
     #[track_caller]
     fn in_namespace(
         plane: Plane,
-        up: Option<Up>,
+        (up, controlled): (Option<Up>, Option<Keeper>),
         program: &str,
         kubeconfig: &Path,
     ) -> Option<Self> {
@@ -111,6 +135,7 @@ impl Cluster {
             program: program.to_owned(),
             plane,
             up,
+            controlled,
             place,
             kubeconfig: own,
             pki,
@@ -122,6 +147,11 @@ impl Cluster {
     /// Where it runs.
     pub fn plane(&self) -> Plane {
         self.plane
+    }
+
+    /// What a program of the embedded control plane with real controllers wrote so far, such as `vk-cmd`.
+    pub fn log(&self, program: &str) -> Option<String> {
+        self.controlled.as_ref().map(|keeper| keeper.log(program))
     }
 
     /// The embedded control plane, where it is that one.
@@ -142,13 +172,7 @@ impl Cluster {
     /// Runs the program's own client, in this namespace.
     #[track_caller]
     pub fn client(&self, line: &str) -> Output {
-        Output::of(
-            Command::new(&self.program)
-                .args(line.split_whitespace())
-                .env("KUBECONFIG", &self.kubeconfig)
-                .env("HOME", self.dir())
-                .stdin(Stdio::null()),
-        )
+        Output::of_client(Path::new(&self.program), &self.kubeconfig, self.dir(), line)
     }
 
     /// The real kubectl, as the administrator, in this namespace.
@@ -224,6 +248,20 @@ impl Cluster {
         });
         self.ready("n");
         agent
+    }
+
+    /// Takes a node that was not started by [`Cluster::agent`] for the test's own: its pods may land there, and
+    /// it goes with the test. Waits until the node is registered.
+    ///
+    /// # Panics
+    /// Where it is not within a minute.
+    #[track_caller]
+    pub fn own(&self, node: &str) {
+        let line = format!("label node {node} {OWN_NODES}={}", self.namespace);
+        eventually("the node is registered", || {
+            let done = self.kubectl.run(&line);
+            if done.code == 0 { Ok(()) } else { Err(done) }
+        });
     }
 
     /// Waits until the node of that name is Ready.

@@ -35,6 +35,21 @@ impl Output {
         }
     }
 
+    /// Runs a line of words of vk-cmd's own client, with a kubeconfig and a home.
+    ///
+    /// # Panics
+    /// As [`Output::of`].
+    #[track_caller]
+    pub(crate) fn of_client(program: &Path, kubeconfig: &Path, home: &Path, line: &str) -> Self {
+        Self::of(
+            Command::new(program)
+                .args(line.split_whitespace())
+                .env("KUBECONFIG", kubeconfig)
+                .env("HOME", home)
+                .stdin(Stdio::null()),
+        )
+    }
+
     /// Standard output of a run that went well.
     ///
     /// # Panics

@@ -11,6 +11,7 @@ mod between;
 mod client;
 mod cluster;
 mod counts;
+mod keeper;
 mod kubectl;
 mod link;
 mod place;

@@ -1,13 +1,12 @@
 //! Kubernetes' own control plane as a fixture.
 
-use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use tempfile::TempDir;
 
+use crate::keeper::{Keeper, are_built};
 use crate::kubectl::Kubectl;
 use crate::wait::eventually;
 
@@ -23,21 +22,8 @@ pub struct RealClusterBuilder {
 /// A running etcd and kube-apiserver, and, where asked for, kube-scheduler and kube-controller-manager.
 #[derive(Debug)]
 pub struct RealCluster {
-    place: TempDir,
-    keeper: Child,
+    keeper: Keeper,
 }
-
-/// Starts the cluster in `$1` with the words that follow, says `ready`, and stops it once its standard
-/// input ends: at the latest when the test's process has died, by whatever.
-const KEEPER: &str = r#"
-    trap '' PIPE INT TERM HUP
-    script=$1 place=$2
-    shift 2
-    "$script" start "$place" "$@" >/dev/null && echo ready
-    read -r _
-    "$script" stop "$place"
-    rm -rf "$place"
-"#;
 
 /// Writes down its process id and start time, as `cluster.sh` does, and becomes the program.
 const AGAIN: &str = r#"
@@ -107,44 +93,15 @@ impl RealClusterBuilder {
             programs.push(format!("{version}/kube-scheduler"));
             programs.push(format!("{version}/kube-controller-manager"));
         }
-        let asked = Command::new(scripts().join("setup.sh"))
-            .arg("--built")
-            .args(&programs)
-            .output()
-            .expect("setup.sh runs");
-        if !asked.status.success() {
-            let why = String::from_utf8_lossy(&asked.stderr).trim().to_owned();
-            crate::skip!("no real Kubernetes: {why}");
+        if !are_built(&programs) {
             return None;
         }
-
-        let place = tempfile::tempdir().expect("a directory");
-        let log = place.path().join("start.log");
-        let mut keeper = Command::new("setsid")
-            .args(["bash", "-c", KEEPER, "keeper"])
-            .arg(scripts().join("cluster.sh"))
-            .arg(place.path())
-            .arg(version)
-            .args(self.controllers.then_some("--with-controllers"))
-            .args(&self.apiserver)
-            .args(&self.controller_manager)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(std::fs::File::create(&log).expect("a log"))
-            .spawn()
-            .expect("setsid runs");
-        let mut line = String::new();
-        BufReader::new(keeper.stdout.take().expect("it is piped"))
-            .read_line(&mut line)
-            .expect("its output");
-        let cluster = RealCluster { place, keeper };
-        assert_eq!(
-            line.trim_end(),
-            "ready",
-            "the cluster does not start: {}",
-            std::fs::read_to_string(&log).unwrap_or_default()
-        );
-        Some(cluster)
+        let mut words = vec![version.to_owned()];
+        words.extend(self.controllers.then(|| "--with-controllers".to_owned()));
+        words.extend(self.apiserver);
+        words.extend(self.controller_manager);
+        let keeper = Keeper::start("cluster.sh", &words, &[]);
+        Some(RealCluster { keeper })
     }
 }
 
@@ -156,7 +113,7 @@ impl RealCluster {
 
     /// Where keys, logs and process ids lie; the head of `cluster.sh` names them.
     pub fn dir(&self) -> &Path {
-        self.place.path()
+        self.keeper.dir()
     }
 
     /// The kubeconfig of a member of system:masters.
@@ -247,19 +204,8 @@ impl RealCluster {
 
     /// What a program of it wrote so far, such as `kube-apiserver`.
     pub fn log(&self, program: &str) -> String {
-        std::fs::read_to_string(self.dir().join(format!("{program}.log"))).unwrap_or_default()
+        self.keeper.log(program)
     }
-}
-
-impl Drop for RealCluster {
-    fn drop(&mut self) {
-        drop(self.keeper.stdin.take());
-        let _ = self.keeper.wait();
-    }
-}
-
-fn scripts() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/kubernetes")
 }
 
 #[cfg(test)]

@@ -200,13 +200,7 @@ impl Up {
     /// Runs the program's own client.
     #[track_caller]
     pub fn client(&self, line: &str) -> Output {
-        Output::of(
-            Command::new(&self.program)
-                .args(line.split_whitespace())
-                .env("KUBECONFIG", &self.kubeconfig)
-                .env("HOME", self.home())
-                .stdin(Stdio::null()),
-        )
+        Output::of_client(&self.program, &self.kubeconfig, &self.home(), line)
     }
 
     /// `kill -9`.

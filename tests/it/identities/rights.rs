@@ -63,13 +63,16 @@ fn without(cluster: &Cluster, group: &str, resource: &str, verb: &str) -> std::p
 fn a_right_that_is_needed_is_asked_for(cluster: &Cluster) {
     for (group, resource, verb) in [
         ("", "nodes", "create"),
+        ("", "nodes", "get"),
         ("", "nodes/status", "patch"),
         ("", "pods", "list"),
         ("", "pods", "watch"),
         ("", "pods", "delete"),
         ("", "pods/status", "patch"),
         ("coordination.k8s.io", "leases", "create"),
+        ("coordination.k8s.io", "leases", "get"),
         ("coordination.k8s.io", "leases", "update"),
+        ("", "services", "get"),
     ] {
         let kubeconfig = without(cluster, group, resource, verb);
         let mut agent = cluster.agent_with(&kubeconfig, "n").start();
@@ -80,7 +83,12 @@ fn a_right_that_is_needed_is_asked_for(cluster: &Cluster) {
             agent.log()
         );
         let log = agent.log();
-        let words = format!("this identity may not {verb} {resource}");
+        let words = if resource == "services" {
+            // Whether it may is found out by reading it: who cannot may read the namespace kube-system.
+            "refuses to read the Service default/kubernetes".to_owned()
+        } else {
+            format!("this identity may not {verb} {resource}")
+        };
         assert_eq!(log.matches(&words).count(), 1, "{verb} {resource}: {log}");
         assert!(log.contains("deploy/rbac.yaml"), "{log}");
     }
@@ -91,16 +99,23 @@ fn a_right_that_is_needed_is_asked_for(cluster: &Cluster) {
 fn a_right_that_helps_is_done_without(cluster: &Cluster) {
     for (number, (group, resource, verb)) in [
         ("", "nodes", "patch"),
+        ("", "nodes", "list"),
         ("", "nodes", "watch"),
         ("", "nodes", "delete"),
         ("", "pods", "get"),
         ("", "configmaps", "get"),
+        ("", "configmaps", "list"),
         ("", "configmaps", "watch"),
         ("", "secrets", "get"),
+        ("", "secrets", "list"),
+        ("", "secrets", "watch"),
         ("", "services", "list"),
+        ("", "services", "watch"),
         ("", "persistentvolumeclaims", "get"),
+        ("", "persistentvolumes", "get"),
         ("", "serviceaccounts/token", "create"),
         ("", "events", "create"),
+        ("", "events", "patch"),
         ("authentication.k8s.io", "tokenreviews", "create"),
         ("authorization.k8s.io", "subjectaccessreviews", "create"),
     ]

@@ -9,7 +9,9 @@ mod api;
 mod figures;
 mod plane;
 mod pods;
+mod stage;
 mod watch;
+mod whole;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -28,7 +30,7 @@ struct Args {
     /// A tenth of everything: does it still work?
     #[arg(long)]
     small: bool,
-    /// Only the API servers, or only pods.
+    /// Only the API servers, or only pods; or `vk-cmd up` as a whole, by itself.
     #[arg(long, value_name = "PART")]
     only: Option<Part>,
     /// Only the embedded control plane.
@@ -43,6 +45,7 @@ struct Args {
 enum Part {
     Api,
     Pods,
+    Whole,
 }
 
 #[tokio::main]
@@ -50,6 +53,11 @@ async fn main() -> Result<()> {
     let args = Args::parse();
     let program = plane::program(args.program.clone())?;
     testkit::note(&format!("embedded: {program}"));
+    if args.only == Some(Part::Whole) {
+        let figures = whole::measure(&program, load(&args)).await?;
+        print!("{}", figures::table(&figures, None));
+        return Ok(());
+    }
     let ours = measure(
         &args,
         |workers| Ok(Some(Plane::embedded(&program, workers))),
@@ -71,13 +79,25 @@ async fn main() -> Result<()> {
     Ok(())
 }
 
+fn share(args: &Args) -> usize {
+    if args.small { 10 } else { 1 }
+}
+
+fn load(args: &Args) -> stage::Load {
+    stage::Load {
+        single: 100 / share(args),
+        burst: 1_000 / share(args),
+        idle: Duration::from_secs(20),
+    }
+}
+
 /// `start(workers)` gives a new control plane: one for the API server alone, one for pods.
 async fn measure(
     args: &Args,
     start: impl Fn(bool) -> Result<Option<Plane>>,
     program: &str,
 ) -> Result<Option<Figures>> {
-    let share = if args.small { 10 } else { 1 };
+    let share = share(args);
     let mut all = Figures::default();
     if args.only != Some(Part::Pods) {
         let Some(plane) = start(false)? else {
@@ -97,12 +117,8 @@ async fn measure(
         let Some(plane) = start(true)? else {
             return Ok(None);
         };
-        let load = pods::Load {
-            single: 100 / share,
-            burst: 1_000 / share,
-            idle: Duration::from_secs(20),
-        };
-        all.0.extend(pods::measure(&plane, program, load).await?.0);
+        all.0
+            .extend(pods::measure(&plane, program, load(args)).await?.0);
     }
     Ok(Some(all))
 }

@@ -18,18 +18,26 @@ enum Kind {
 }
 
 impl Plane {
+    /// `vk-cmd up` with its node.
+    pub(crate) fn whole(program: &str) -> Self {
+        Self::of(Up::of(program).start())
+    }
+
+    fn of(up: Up) -> Self {
+        let processes = vec![("control plane".to_owned(), up.pid().as_raw())];
+        Self {
+            kind: Kind::Embedded(up),
+            processes,
+        }
+    }
+
     /// `vk-cmd up` without a node; without `workers` it is an API server alone.
     pub(crate) fn embedded(program: &str, workers: bool) -> Self {
         let mut words = vec!["--no-node"];
         if !workers {
             words.extend(["--no-scheduler", "--no-controllers"]);
         }
-        let up = Up::of(program).args(&words).start();
-        let processes = vec![("control plane".to_owned(), up.pid().as_raw())];
-        Self {
-            kind: Kind::Embedded(up),
-            processes,
-        }
+        Self::of(Up::of(program).args(&words).start())
     }
 
     /// etcd and kube-apiserver, with `workers` also kube-scheduler and kube-controller-manager. `None`, said
@@ -99,6 +107,27 @@ pub(crate) fn resident(pid: i32) -> f64 {
         .find_map(|line| line.strip_prefix("VmRSS:"))
         .and_then(|rest| rest.split_whitespace().next()?.parse::<f64>().ok());
     kib.unwrap_or_default() * 1024.0 / 1e6
+}
+
+/// Memory that each shim on this machine has for itself, in MB.
+pub(crate) fn private_memory_of_shims() -> Vec<f64> {
+    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let shims = processes.map(|entry| entry.path()).filter(|path| {
+        let line = std::fs::read(path.join("cmdline")).unwrap_or_default();
+        let mut words = line.split(|byte| *byte == 0);
+        let program = words.next().unwrap_or_default();
+        program.ends_with(b"vk-cmd") && words.next() == Some(b"shim")
+    });
+    let private = shims.map(|path| {
+        let text = std::fs::read_to_string(path.join("smaps_rollup")).unwrap_or_default();
+        let kib: f64 = text
+            .lines()
+            .filter(|line| line.starts_with("Private_"))
+            .filter_map(|line| line.split_whitespace().nth(1)?.parse::<f64>().ok())
+            .sum();
+        kib * 1024.0 / 1e6
+    });
+    private.collect()
 }
 
 /// User and system time of a process with all its threads, in seconds.

@@ -11,7 +11,7 @@ use serde_json::Value;
 use testkit::{Client, Link};
 use tokio::sync::mpsc::UnboundedSender;
 
-use crate::pods::request;
+use crate::stage::request;
 
 /// One change of a pod, as a watcher sees it. After a gap it may have been said before.
 pub(crate) struct Change {

@@ -43,7 +43,7 @@ doc: tools
 	RUSTDOCFLAGS="-D warnings -A rustdoc::private-intra-doc-links" $(CARGO) doc --locked --workspace --no-deps --document-private-items
 
 bench: release ## measure the static binary; the rows of docs/performance.md
-	VK_CMD=$(STATIC) $(CARGO) bench --locked --profile dev --bench pods
+	VK_CMD=$(STATIC) scripts/bench-planes --only=whole
 
 bench-idle: release ## measure what idle pods and probes cost an agent
 	@VK_CMD=$(STATIC) scripts/bench-idle || { code=$$?; test $$code -eq 77 || exit $$code; }

@@ -5,10 +5,18 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use testkit::{Kubectl, Up, UpBuilder, eventually, skip};
+use testkit::{Agent, AgentBuilder, Cluster, Kubectl, Plane, eventually, note, skip};
 
-use crate::VK_CMD;
+use crate::both::both;
 use crate::env::{log_of, state_says};
+
+both![
+    a_container_has_a_group_of_its_own_that_ends_with_it,
+    groups_hold_memory_cpu_and_processes,
+    a_limit_of_processes_that_nobody_can_hold_is_named,
+    a_user_without_privileges_gets_mount_namespaces_and_a_site_makes_them_the_default,
+    processes_that_others_cannot_see_end_with_their_container,
+];
 
 /// A user that nobody is.
 const USER: u32 = 61_234;
@@ -68,10 +76,11 @@ impl Delegated {
         text.split_whitespace().any(|it| it == controller)
     }
 
-    /// Starts in the group, as its owner.
-    fn up(&self) -> UpBuilder {
+    /// An agent that begins in the group, as its owner.
+    fn agent(&self, cluster: &Cluster) -> AgentBuilder {
         let enter = format!("echo $$ > {}/cgroup.procs; exec \"$@\"", self.0.display());
-        Up::of(VK_CMD)
+        cluster
+            .agent("n")
             .behind(&["sh", "-c", &enter, "sh"])
             .user(USER)
     }
@@ -125,6 +134,17 @@ fn gone(pid: &str) {
     assert!(state.is_none_or(|it| it.starts_with('Z')), "{stat}");
 }
 
+/// Words of a script that leave a process behind and its number in the home.
+fn daemon(name: &str) -> String {
+    format!("env -i setsid sleep 7777 & echo $! > ~/{name}.new; mv ~/{name}.new ~/{name}.daemon")
+}
+
+fn daemon_of(agent: &Agent, name: &str) -> String {
+    eventually("the daemon's number is told", || {
+        fs::read_to_string(agent.home().join(format!("{name}.daemon")))
+    })
+}
+
 fn running(kubectl: &Kubectl, name: &str) {
     kubectl
         .run(&format!(
@@ -133,19 +153,15 @@ fn running(kubectl: &Kubectl, name: &str) {
         .ok();
 }
 
-#[test]
-fn a_container_has_a_group_of_its_own_that_ends_with_it() {
+fn a_container_has_a_group_of_its_own_that_ends_with_it(cluster: &Cluster) {
     let group = delegated!();
-    let up = group.up().start();
-    let Some(kubectl) = up.kubectl() else {
-        return skip!("kubectl is missing");
-    };
-    let script =
-        "env -i setsid sleep 7777 & echo $! > daemon; cat /proc/self/cgroup; sleep infinity";
+    let agent = cluster.ready_node(group.agent(cluster));
+    let kubectl = cluster.kubectl();
+    let script = |name| format!("{}; cat /proc/self/cgroup; sleep infinity", daemon(name));
     kubectl
-        .pipe("create -f -", &pod("p", "", &shell(script), ""))
+        .pipe("create -f -", &pod("p", "", &shell(&script("p")), ""))
         .ok();
-    running(&kubectl, "p");
+    running(kubectl, "p");
     let [dir] = &group.containers()[..] else {
         panic!("{:?}", group.containers());
     };
@@ -156,9 +172,11 @@ fn a_container_has_a_group_of_its_own_that_ends_with_it() {
         .into_owned();
     assert!(kubectl.run("logs p").ok().contains(&id));
     // Further commands are among them; the supervisor is not.
-    let said = kubectl.run("exec p -- cat /proc/self/cgroup").ok();
-    assert!(said.contains(&id), "{said}");
-    let daemon = kubectl.run("exec p -- cat daemon").ok();
+    if cluster.plane() == Plane::Embedded {
+        let said = cluster.client("exec p -- cat /proc/self/cgroup").ok();
+        assert!(said.contains(&id), "{said}");
+    }
+    let daemon = daemon_of(&agent, "p");
     let listed = fs::read_to_string(dir.join("cgroup.procs")).expect("a group");
     assert!(listed.lines().any(|it| it == daemon.trim()), "{listed}");
     for pid in listed.lines() {
@@ -170,10 +188,10 @@ fn a_container_has_a_group_of_its_own_that_ends_with_it() {
     assert!(group.containers().is_empty(), "{:?}", group.containers());
     // What a dead shim has left is found by its group.
     kubectl
-        .pipe("create -f -", &pod("q", "", &shell(script), ""))
+        .pipe("create -f -", &pod("q", "", &shell(&script("q")), ""))
         .ok();
-    running(&kubectl, "q");
-    let daemon = kubectl.run("exec q -- cat daemon").ok();
+    running(kubectl, "q");
+    let daemon = daemon_of(&agent, "q");
     let parent = |pid: &str| {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("it runs");
         let fields = stat.rsplit_once(')').expect("a stat").1.split(' ');
@@ -186,7 +204,7 @@ fn a_container_has_a_group_of_its_own_that_ends_with_it() {
     let shim = parent(&main);
     let killed = Command::new("kill").args(["-9", &shim]).status();
     assert!(killed.expect("kill runs").success());
-    state_says(&kubectl, "q", &["ContainerStatusUnknown"]);
+    state_says(kubectl, "q", &["ContainerStatusUnknown"]);
     gone(&daemon);
     eventually("its group goes", || {
         let left = group.containers();
@@ -194,46 +212,90 @@ fn a_container_has_a_group_of_its_own_that_ends_with_it() {
     });
 }
 
-#[test]
-fn groups_hold_memory_cpu_and_processes() {
+fn groups_hold_memory_cpu_and_processes(cluster: &Cluster) {
     let group = delegated!();
-    if !["memory", "cpu", "pids"].iter().all(|it| group.has(it)) {
-        return skip!("this host keeps the controllers of memory, cpu and pids in version 1");
+    let held = |name: &&str| group.has(name);
+    let (there, absent): (Vec<_>, Vec<_>) = ["memory", "cpu", "pids"].into_iter().partition(held);
+    for name in absent {
+        skip!("this host keeps the controller of {name} in version 1, or has none");
     }
-    let up = group.up().args(&["--pod-max-pids", "40"]).start();
-    let Some(kubectl) = up.kubectl() else {
-        return skip!("kubectl is missing");
-    };
-    let limited = |limits: &str, script: &str| {
-        format!("resources: {{limits: {{{limits}}}}}, {}", shell(script))
-    };
-    let create = |name: &str, container: &str| {
-        kubectl
-            .pipe("create -f -", &pod(name, "", container, ""))
-            .ok();
-    };
+    if there.is_empty() {
+        return;
+    }
+    let mut agent = group.agent(cluster);
+    if there.contains(&"pids") {
+        agent = agent.args(&["--pod-max-pids", "40"]);
+    }
+    let _agent = cluster.ready_node(agent);
+    for name in there {
+        match name {
+            "memory" => memory_is_held(cluster.kubectl()),
+            "cpu" => cpu_is_held(cluster.kubectl(), &group),
+            _ => processes_are_held(cluster.kubectl(), &group),
+        }
+        note(&format!("control groups of version 2 hold {name}"));
+    }
+}
+
+fn limited(limits: &str, script: &str) -> String {
+    format!("resources: {{limits: {{{limits}}}}}, {}", shell(script))
+}
+
+fn memory_is_held(kubectl: &Kubectl) {
     // Taken and given back between two looks of any watcher.
     let script = "head -c 200m /dev/zero | tail -c 150m >/dev/null";
-    create("greedy", &limited("memory: 40Mi", script));
-    state_says(&kubectl, "greedy", &["OOMKilled"]);
+    let container = limited("memory: 40Mi", script);
+    kubectl
+        .pipe("create -f -", &pod("greedy", "", &container, ""))
+        .ok();
+    state_says(kubectl, "greedy", &["OOMKilled"]);
     let code =
         "get pod greedy -o jsonpath={.status.containerStatuses[0].state.terminated.exitCode}";
     assert_eq!(kubectl.run(code).ok(), "137");
-    create("half", &limited("cpu: 500m", "sleep infinity"));
-    running(&kubectl, "half");
+}
+
+/// The group of the only container that runs, with what it holds.
+fn group_of_one(kubectl: &Kubectl, group: &Delegated, name: &str, container: &str) -> PathBuf {
+    kubectl
+        .pipe("create -f -", &pod(name, "", container, ""))
+        .ok();
+    running(kubectl, name);
     let [dir] = &group.containers()[..] else {
         panic!("{:?}", group.containers());
     };
-    let read = |path: PathBuf| fs::read_to_string(path).expect("a file of the group");
-    assert_eq!(read(dir.join("cpu.max")), "50000 100000\n");
-    let pod = dir.parent().expect("the pod's").to_owned();
-    assert_eq!(read(pod.join("pids.max")), "40\n");
+    // What a group holds is no cause for a warning.
     let warned = kubectl
-        .run("get events --field-selector involvedObject.name=half,reason=Unsupported -o name")
+        .run(&format!(
+            "get events --field-selector involvedObject.name={name},reason=Unsupported -o name"
+        ))
         .ok();
     assert_eq!(warned, "");
+    dir.clone()
+}
+
+fn cpu_is_held(kubectl: &Kubectl, group: &Delegated) {
+    let container = limited("cpu: 500m", "while :; do :; done");
+    let dir = group_of_one(kubectl, group, "half", &container);
+    let read = |file: &str| fs::read_to_string(dir.join(file)).expect("a file of the group");
+    assert_eq!(read("cpu.max"), "50000 100000\n");
+    eventually("the kernel holds it back", || {
+        let stat = read("cpu.stat");
+        let times = stat.lines().find_map(|it| it.strip_prefix("nr_throttled "));
+        match times.and_then(|it| it.parse::<u64>().ok()) {
+            Some(1..) => Ok(()),
+            _ => Err(stat),
+        }
+    });
+    kubectl.run("delete pod half --timeout=60s").ok();
+}
+
+fn processes_are_held(kubectl: &Kubectl, group: &Delegated) {
+    let dir = group_of_one(kubectl, group, "few", &shell("sleep infinity"));
+    let pod = dir.parent().expect("the pod's");
+    let max = fs::read_to_string(pod.join("pids.max")).expect("a file of the group");
+    assert_eq!(max, "40\n");
     let script = "for i in $(seq 60); do sleep 60 & done";
-    let log = log_of_failed(&kubectl, "forks", script);
+    let log = log_of_failed(kubectl, "forks", script);
     assert!(log.contains("fork"), "{log}");
 }
 
@@ -250,14 +312,9 @@ fn log_of_failed(kubectl: &Kubectl, name: &str, script: &str) -> String {
     kubectl.run(&format!("logs {name}")).ok()
 }
 
-#[test]
-fn a_limit_of_processes_that_nobody_can_hold_is_named() {
-    let up = Up::of(VK_CMD)
-        .args(&["--cgroup", "off", "--pod-max-pids", "40"])
-        .start();
-    let Some(kubectl) = up.kubectl() else {
-        return skip!("kubectl is missing");
-    };
+fn a_limit_of_processes_that_nobody_can_hold_is_named(cluster: &Cluster) {
+    let _agent = cluster.start_node(&["--cgroup", "off", "--pod-max-pids", "40"]);
+    let kubectl = cluster.kubectl();
     kubectl
         .pipe("create -f -", &pod("p", "", &shell("true"), ""))
         .ok();
@@ -273,18 +330,15 @@ fn a_limit_of_processes_that_nobody_can_hold_is_named() {
     });
 }
 
-#[test]
-fn a_user_without_privileges_gets_mount_namespaces_and_a_site_makes_them_the_default() {
+fn a_user_without_privileges_gets_mount_namespaces_and_a_site_makes_them_the_default(
+    cluster: &Cluster,
+) {
     if !is_root() {
         return skip!("becoming another user takes root");
     }
-    let up = Up::of(VK_CMD)
-        .user(USER)
-        .args(&["--mount-namespace", "private"])
-        .start();
-    let Some(kubectl) = up.kubectl() else {
-        return skip!("kubectl is missing");
-    };
+    let agent = cluster.agent("n").user(USER);
+    let _agent = cluster.ready_node(agent.args(&["--mount-namespace", "private"]));
+    let kubectl = cluster.kubectl();
     kubectl.run("create cm m --from-literal=k=v").ok();
     let volumes = "volumes: [{name: t, emptyDir: {}}, {name: m, configMap: {name: m}}, {name: h, hostPath: {path: /usr}}]";
     let mounts = "volumeMounts: [{name: t, mountPath: /tmp}, {name: m, mountPath: /etc/conf.d/deep}, {name: h, mountPath: /opt/usr, readOnly: true}, {name: m, mountPath: /tmp/inner}]";
@@ -293,7 +347,7 @@ fn a_user_without_privileges_gets_mount_namespaces_and_a_site_makes_them_the_def
     let manifest = pod("p", "", &container, volumes);
     kubectl.pipe("create -f -", &manifest).ok();
     let ended = eventually("the pod ends or says why it cannot", || {
-        let state = crate::env::state(&kubectl, "p");
+        let state = crate::env::state(kubectl, "p");
         if ["Completed|", "Error|", "ConfigError|"]
             .iter()
             .any(|it| state.contains(it))
@@ -316,11 +370,10 @@ fn a_user_without_privileges_gets_mount_namespaces_and_a_site_makes_them_the_def
     );
     let annotation = "vk-cmd.io/mount-namespace: host";
     let manifest = pod("q", annotation, &container, volumes);
-    assert_eq!(log_of(&kubectl, "q", &manifest), "link\n");
+    assert_eq!(log_of(kubectl, "q", &manifest), "link\n");
 }
 
-#[test]
-fn processes_that_others_cannot_see_end_with_their_container() {
+fn processes_that_others_cannot_see_end_with_their_container(cluster: &Cluster) {
     if !is_root() {
         return skip!("mounting /proc takes root");
     }
@@ -331,20 +384,22 @@ fn processes_that_others_cannot_see_end_with_their_container() {
     if !hides.is_ok_and(|it| it.status.success()) {
         return skip!("/proc cannot be mounted with hidepid here");
     }
-    let up = Up::of(VK_CMD)
+    let agent = cluster
+        .agent("n")
         .behind(&["unshare", "--mount", "sh", "-c", hide, "sh"])
-        .user(USER)
-        .start();
-    let Some(kubectl) = up.kubectl() else {
-        return skip!("kubectl is missing");
-    };
-    let script = "test -e /proc/1 || echo hidden; env -i setsid sleep 7776 & echo $! > daemon; sleep infinity";
+        .user(USER);
+    let agent = cluster.ready_node(agent);
+    let kubectl = cluster.kubectl();
+    let script = format!(
+        "test -e /proc/1 || echo hidden; {}; sleep infinity",
+        daemon("p")
+    );
     kubectl
-        .pipe("create -f -", &pod("p", "", &shell(script), ""))
+        .pipe("create -f -", &pod("p", "", &shell(&script), ""))
         .ok();
-    running(&kubectl, "p");
+    running(kubectl, "p");
     assert_eq!(kubectl.run("logs p").ok(), "hidden\n");
-    let daemon = kubectl.run("exec p -- cat daemon").ok();
+    let daemon = daemon_of(&agent, "p");
     let process = Path::new("/proc").join(daemon.trim());
     assert!(process.exists());
     kubectl.run("delete pod p --timeout=60s").ok();
@@ -355,5 +410,5 @@ fn processes_that_others_cannot_see_end_with_their_container() {
     kubectl
         .pipe("create -f -", &pod("greedy", "", &container, ""))
         .ok();
-    state_says(&kubectl, "greedy", &["OOMKilled"]);
+    state_says(kubectl, "greedy", &["OOMKilled"]);
 }

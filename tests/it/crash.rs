@@ -13,8 +13,11 @@ use testkit::{Cluster, Up, eventually, skip};
 use crate::VK_CMD;
 use crate::both::both;
 
-// The others are about a store and an agent that die as one: `partition` has what a real cluster can see of it.
-both![a_shim_that_is_killed_takes_its_container_with_it_and_the_pod_says_so];
+// The others are about a store and an agent that die as one.
+both![
+    a_container_outlives_the_agent_and_is_adopted,
+    a_shim_that_is_killed_takes_its_container_with_it_and_the_pod_says_so,
+];
 
 /// A small generator: the rounds differ, and a seed that failed can be run again.
 struct Random(u64);
@@ -156,13 +159,10 @@ fn acknowledged_writes_and_running_containers_survive_kill_9() {
     );
 }
 
-#[test]
-fn a_container_outlives_the_agent_and_is_adopted() {
-    let up = Up::of(VK_CMD).start();
-    let Some(kubectl) = up.kubectl() else {
-        return skip!("kubectl is missing");
-    };
-    let gate = up.home().join("gate");
+fn a_container_outlives_the_agent_and_is_adopted(cluster: &Cluster) {
+    let agent = cluster.start_node(&[]);
+    let kubectl = cluster.kubectl();
+    let gate = agent.home().join("gate");
     let script = format!(
         "echo $BASHPID; until [ -e {} ]; do sleep 0.05; done; echo after; exit 9",
         gate.display()
@@ -190,14 +190,13 @@ fn a_container_outlives_the_agent_and_is_adopted() {
         let log = kubectl.run("logs p").ok();
         log.trim().parse::<u32>().map_err(|_| log)
     });
-    let place = up.kill();
+    let place = agent.kill();
     assert!(
         std::path::Path::new(&format!("/proc/{pid}")).exists(),
         "the container went with the agent"
     );
     std::fs::write(&gate, "").expect("a file");
-    let up = Up::of(VK_CMD).at(&place).start();
-    let kubectl = up.kubectl().expect("it was there before");
+    let _agent = cluster.restart_node(&place, &[]);
     kubectl
         .run("wait --for=jsonpath={.status.phase}=Failed pod/p --timeout=60s")
         .ok();

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::before::Before;
 use crate::place::Place;
 use crate::wait::eventually;
 
@@ -20,6 +21,7 @@ pub struct AgentBuilder {
     place: Option<Arc<Place>>,
     args: Vec<String>,
     env: Vec<(String, String)>,
+    before: Before,
 }
 
 /// A running `vk-cmd agent`. Its containers end with the last that holds its place.
@@ -54,6 +56,20 @@ impl AgentBuilder {
         self
     }
 
+    /// Puts a command before the program that ends with becoming it (`sh -c '…; exec "$@"' sh`).
+    #[must_use]
+    pub fn behind(mut self, words: &[&str]) -> Self {
+        self.before.behind(words);
+        self
+    }
+
+    /// Runs it as another user, whose group has the same number; takes root.
+    #[must_use]
+    pub fn user(mut self, uid: u32) -> Self {
+        self.before.user(uid);
+        self
+    }
+
     /// Uses home and pod data of another agent.
     #[must_use]
     pub fn at(mut self, place: &Arc<Place>) -> Self {
@@ -66,11 +82,21 @@ impl AgentBuilder {
         let place = self.place.get_or_insert_with(|| Arc::new(Place::new()));
         let home = place.path().join("home");
         std::fs::create_dir_all(&home).expect("a home");
-        let mut command = Command::new(&self.program);
+        let kubeconfig = match self.before.owner() {
+            None => self.kubeconfig.clone(),
+            // Whoever runs the test keeps theirs to themselves.
+            Some(_) => {
+                let own = home.join("agent.kubeconfig");
+                std::fs::copy(&self.kubeconfig, &own).expect("a kubeconfig");
+                own
+            }
+        };
+        self.before.give(&[place.path(), &home, &kubeconfig]);
+        let mut command = self.before.command(&self.program);
         command
             .arg("agent")
             .arg("--kubeconfig")
-            .arg(&self.kubeconfig)
+            .arg(kubeconfig)
             .args(["--nodename", &self.node, "--kubelet-port", "0"])
             .arg("--root")
             .arg(place.path().join("root"))
@@ -118,6 +144,7 @@ impl Agent {
             place: None,
             args: Vec::new(),
             env: Vec::new(),
+            before: Before::default(),
         }
     }
 

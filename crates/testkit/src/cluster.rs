@@ -42,6 +42,9 @@ pub struct Cluster {
 /// The label of a test's own nodes.
 const OWN_NODES: &str = "vk-cmd.test/namespace";
 
+/// Fields that pods ask for here and most servers still drop.
+const ALPHA: &str = "--feature-gates=ContainerStopSignals=true,ContainerRestartRules=true";
+
 /// Ends with the process: its keeper sees that its standard input is closed.
 static REAL: OnceLock<Option<RealCluster>> = OnceLock::new();
 static NUMBER: AtomicU32 = AtomicU32::new(0);
@@ -61,7 +64,10 @@ impl Cluster {
             }
             Plane::Real => {
                 let cluster = REAL
-                    .get_or_init(|| RealCluster::builder().for_tests().start())
+                    .get_or_init(|| {
+                        let cluster = RealCluster::builder().for_tests();
+                        cluster.apiserver_arg(ALPHA).start()
+                    })
                     .as_ref()?;
                 (None, cluster.kubeconfig())
             }
@@ -228,8 +234,12 @@ impl Cluster {
         self.ready_node(self.agent("n").args(args).at(place))
     }
 
+    /// Starts a described agent of the node `n`, and waits until it is Ready.
+    ///
+    /// # Panics
+    /// As [`Cluster::ready`].
     #[track_caller]
-    fn ready_node(&self, builder: AgentBuilder) -> Agent {
+    pub fn ready_node(&self, builder: AgentBuilder) -> Agent {
         let node = self.node("n");
         let holder = || {
             let path = "jsonpath={.spec.holderIdentity}";

@@ -7,6 +7,7 @@
 //! [`Client`] sends requests that no well-behaved client would send.
 
 mod agent;
+mod before;
 mod between;
 mod client;
 mod cluster;

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::before::Before;
 use crate::kubectl::{Kubectl, Output};
 use crate::place::Place;
 
@@ -20,9 +21,7 @@ pub struct UpBuilder {
     port: u16,
     args: Vec<String>,
     env: Vec<(String, String)>,
-    /// Words before the program's.
-    before: Vec<String>,
-    owner: Option<u32>,
+    before: Before,
 }
 
 /// A running `vk-cmd up`.
@@ -61,15 +60,14 @@ impl UpBuilder {
     /// Puts a command before the program that ends with becoming it (`sh -c '…; exec "$@"' sh`).
     #[must_use]
     pub fn behind(mut self, words: &[&str]) -> Self {
-        self.before
-            .extend(words.iter().map(|word| (*word).to_owned()));
+        self.before.behind(words);
         self
     }
 
     /// Runs it as another user, whose group has the same number; takes root.
     #[must_use]
     pub fn user(mut self, uid: u32) -> Self {
-        self.owner = Some(uid);
+        self.before.user(uid);
         self
     }
 
@@ -85,23 +83,9 @@ impl UpBuilder {
         let place = self.place.get_or_insert_with(|| Arc::new(Place::new()));
         let home = place.path().join("home");
         std::fs::create_dir_all(&home).expect("a home");
-        let mut words = self.before.clone();
-        if let Some(uid) = self.owner {
-            for path in [place.path(), &home] {
-                std::os::unix::fs::chown(path, Some(uid), Some(uid)).expect("root gives it away");
-            }
-            words.push("setpriv".to_owned());
-            words.extend([format!("--reuid={uid}"), format!("--regid={uid}")]);
-            words.push("--clear-groups".to_owned());
-        }
-        words.push(self.program.display().to_string());
-        let mut command = Command::new(&words[0]);
-        if self.owner.is_some() {
-            // That of whoever runs the test.
-            command.env_remove("XDG_RUNTIME_DIR");
-        }
+        self.before.give(&[place.path(), &home]);
+        let mut command = self.before.command(&self.program);
         command
-            .args(&words[1..])
             .arg("up")
             .arg("--state-dir")
             .arg(place.path().join("state"))
@@ -162,8 +146,7 @@ impl Up {
             port: 0,
             args: Vec::new(),
             env: Vec::new(),
-            before: Vec::new(),
-            owner: None,
+            before: Before::default(),
         }
     }
 

@@ -105,6 +105,7 @@ impl Told<'_> {
 impl World {
     /// What holds at any time; and, where nothing but pods is broken, that all comes to what it should be.
     pub(crate) fn check(&mut self) {
+        self.wake();
         self.check_processes();
         if self.api_answers() {
             self.listed(true);
@@ -246,6 +247,7 @@ impl World {
     fn converges(&mut self) {
         let start = std::time::Instant::now();
         loop {
+            self.wake();
             let wrong = self.listed(false);
             self.check_processes();
             if wrong.is_empty() {
@@ -266,6 +268,7 @@ impl World {
     fn none_left<T: std::fmt::Debug>(&self, what: &str, look: impl Fn() -> Vec<T>) {
         let start = std::time::Instant::now();
         loop {
+            self.wake();
             let left = look();
             if left.is_empty() {
                 return;

@@ -1,11 +1,12 @@
 //! The machine, the agent, the control plane and what can befall them.
 
+use std::cell::RefCell;
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -50,6 +51,8 @@ pub(crate) struct World {
     created: usize,
     /// Processes that have the numbers of containers of an earlier boot.
     strangers: Vec<Child>,
+    /// Processes that somebody has stopped, until they go on.
+    stopped: RefCell<Vec<Stopped>>,
     seed: u64,
     story: Vec<String>,
     counts: std::collections::BTreeMap<String, usize>,
@@ -103,6 +106,7 @@ impl World {
             pods: Vec::new(),
             created: 0,
             strangers: Vec::new(),
+            stopped: RefCell::default(),
             seed,
             story: Vec::new(),
             counts: std::collections::BTreeMap::new(),
@@ -174,12 +178,14 @@ impl World {
             Act::End | Act::KillShim | Act::StopShim | Act::KillContainer | Act::StopContainer => {
                 living
             }
-            Act::KillAgent | Act::SecondAgent => self.agent.is_some(),
-            Act::StartAgent | Act::TwoAgents => self.agent.is_none() && !self.full,
+            Act::KillAgent => self.agent.is_some(),
+            // The first is to hold its root.
+            Act::SecondAgent => self.agent.is_some() && !self.full,
+            Act::StartAgent => self.agent.is_none(),
+            Act::TwoAgents => self.agent.is_none() && !self.full,
             Act::StopApi | Act::KillApi => api,
             Act::HealApi => !api,
-            // An agent that has not got its root yet says so and ends where it cannot write.
-            Act::FillDisk => !self.full && (api || self.agent.is_none()),
+            Act::FillDisk => !self.full,
             Act::EmptyDisk => self.full,
             Act::ShiftClock => true,
             Act::Reboot => !self.full,
@@ -262,8 +268,23 @@ impl World {
         }
     }
 
+    /// Lets those go on whose time has come.
+    pub(crate) fn wake(&self) {
+        let now = Instant::now();
+        self.stopped.borrow_mut().retain(|it| {
+            let due = it.due <= now;
+            if due {
+                it.go_on();
+            }
+            !due
+        });
+    }
+
     /// Ends everything that is wrong with the machine.
     pub(crate) fn heal(&mut self) {
+        for it in self.stopped.get_mut().drain(..) {
+            it.go_on();
+        }
         self.empty_disk();
         self.heal_api();
         if self.agent.is_none() {
@@ -337,11 +358,7 @@ impl World {
             pod.caused("Error", 137);
         } else {
             // Stopped by somebody else; who wants it to end, ends it all the same.
-            let pid = *pid;
-            let _ = std::thread::spawn(move || {
-                std::thread::sleep(Duration::from_secs(1));
-                kill(Pid::from_raw(pid), Signal::SIGCONT)
-            });
+            self.stopped.get_mut().extend(Stopped::now(*pid));
         }
         format!("{what} {}", self.pods[index].name)
     }
@@ -361,10 +378,7 @@ impl World {
             // The start itself may have been under way.
             self.pods[index].caused("StartError", 128);
         } else {
-            let _ = std::thread::spawn(move || {
-                std::thread::sleep(Duration::from_secs(1));
-                kill(Pid::from_raw(pid), Signal::SIGCONT)
-            });
+            self.stopped.get_mut().extend(Stopped::now(pid));
         }
         format!("{what} {}", self.pods[index].name)
     }
@@ -471,9 +485,6 @@ impl World {
     }
 
     fn fill_disk(&mut self) {
-        if self.agent.is_some() {
-            self.wait_for_the_root();
-        }
         let mut file = File::create(self.filler()).expect("a file");
         // Large pieces, then what is left.
         for piece in [1 << 16, 1 << 12] {
@@ -571,6 +582,38 @@ impl Drop for World {
     }
 }
 
+/// A process that was stopped, known by number and start.
+struct Stopped {
+    pid: i32,
+    start: u64,
+    due: Instant,
+}
+
+impl Stopped {
+    /// One that goes on in a second; none where it has ended.
+    fn now(pid: i32) -> Option<Self> {
+        Some(Self {
+            pid,
+            start: start_time(pid)?,
+            due: Instant::now() + Duration::from_secs(1),
+        })
+    }
+
+    fn go_on(&self) {
+        if start_time(self.pid) == Some(self.start) {
+            // It may end at this moment; another has its number only later.
+            let _ = kill(Pid::from_raw(self.pid), Signal::SIGCONT);
+        }
+    }
+}
+
+/// When a process started, in ticks since the boot.
+fn start_time(pid: i32) -> Option<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let fields = stat.rsplit_once(") ")?.1;
+    fields.split(' ').nth(19)?.parse().ok()
+}
+
 /// Directories with the records of attempts.
 fn records(root: &Path) -> Vec<PathBuf> {
     let found = Command::new("find")
@@ -584,13 +627,8 @@ fn records(root: &Path) -> Vec<PathBuf> {
 
 /// Lets the records of a container that ran name this process, in their own boot.
 fn use_again(records: &Path, stranger: &Child) -> bool {
-    let pid = stranger.id();
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("it runs");
-    let start: u64 = { stat.rsplit_once(") ").expect("a name").1 }
-        .split(' ')
-        .nth(19)
-        .and_then(|field| field.parse().ok())
-        .expect("a start time");
+    let pid = stranger.id().cast_signed();
+    let start = start_time(pid).expect("it runs");
     let read = |name: &str| -> Option<Value> {
         serde_json::from_slice(&std::fs::read(records.join(name)).ok()?).ok()
     };

@@ -1,15 +1,18 @@
 //! Volumes, seen from inside of containers and from the API.
 
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use testkit::{Agent, Cluster, Kubectl, eventually, skip};
 
 use crate::both::both;
+use crate::clock::Clock;
 use crate::env::{log_of, state_says};
 
 both![
     what_files_hold_and_who_may_read_them,
     volumes_follow_what_they_show,
+    tokens_are_renewed_while_the_pod_runs,
     empty_directories_are_shared_and_go_with_their_pod,
     a_volume_beyond_its_limit_evicts_its_pod,
     parts_of_volumes,
@@ -144,6 +147,51 @@ fn volumes_follow_what_they_show(cluster: &Cluster) {
         .run("wait --for=jsonpath={.status.phase}=Succeeded pod/p --timeout=60s")
         .ok();
     assert_eq!(kubectl.run("logs p").ok(), "up\noldsame-token\n");
+}
+
+fn tokens_are_renewed_while_the_pod_runs(cluster: &Cluster) {
+    let mut clock = Clock::new(cluster.dir());
+    let agent = cluster.ready_node(clock.of(cluster.agent("n")));
+    let kubectl = cluster.kubectl();
+    let begun = Instant::now();
+    let volumes = "{name: p, projected: {sources: [{serviceAccountToken: {path: t, audience: me, expirationSeconds: 600}}]}}";
+    // Each token that is seen, once.
+    let script = "while :; do now=$(cat p/t) || exit 7; test \"$now\" = \"$last\" || echo $now >> ~/tokens; last=$now; sleep 0.1; done";
+    let spec = shell("c", script, "{name: p, mountPath: p}");
+    kubectl.pipe("create -f -", &pod("p", &spec, volumes)).ok();
+    cluster.is("pod/p", "{.status.phase}", "Running");
+    let tokens = || {
+        let text = std::fs::read_to_string(agent.home().join("tokens")).unwrap_or_default();
+        let all = text.lines().map(str::to_owned).collect::<Vec<_>>();
+        (all.first().cloned(), all.get(1).cloned())
+    };
+    let first = eventually("the pod sees its token", || tokens().0.ok_or(()));
+    // The eight minutes until four fifths of its life are over pass faster on the agent's clock.
+    clock.set_speed(20);
+    let second = eventually("the pod sees another token", || tokens().1.ok_or(()));
+    let passed = Duration::from_secs(clock.gained().unsigned_abs()) + begun.elapsed();
+    clock.set_speed(1);
+    assert!(
+        passed >= Duration::from_secs(479),
+        "it was renewed after {passed:?} of ten minutes"
+    );
+    assert_ne!(first, second);
+    // The control plane takes the new one, for whom it was made out.
+    let review = serde_json::json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview",
+        "spec": {"token": second, "audiences": ["me"]}});
+    let line = "create -f - -o jsonpath={.status.authenticated}|{.status.user.username}|{.status.user.extra}";
+    let said = kubectl.pipe(line, &review.to_string()).ok();
+    let account = format!(
+        "true|system:serviceaccount:{}:default|",
+        cluster.namespace()
+    );
+    assert!(said.starts_with(&account), "{said}");
+    let uid = cluster.get("pod/p", "{.metadata.uid}");
+    assert!(said.contains(&uid), "{said}");
+    assert_eq!(
+        cluster.get("pod/p", "{.status.containerStatuses[0].restartCount}"),
+        "0"
+    );
 }
 
 fn empty_directories_are_shared_and_go_with_their_pod(cluster: &Cluster) {

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::PodStatus;
 
-use super::{start, volumes, write};
+use super::{refresh, start, volumes, write};
 use crate::{
     container::Handle,
     node::walltime::Closing,
@@ -59,7 +59,7 @@ pub(in crate::pod) enum Done {
     /// Volumes are in place.
     Volumes(Box<volumes::Filled>),
     Refreshed {
-        tokens: volumes::Tokenwise,
+        tokens: refresh::Tokenwise,
         /// When the first of the tokens wants to be renewed.
         outcome: Result<Option<Duration>, String>,
     },

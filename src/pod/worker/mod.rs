@@ -22,6 +22,7 @@ mod messages;
 mod prepare;
 mod probes;
 mod recover;
+mod refresh;
 mod start;
 mod volumes;
 mod walltime;

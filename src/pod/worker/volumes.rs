@@ -15,7 +15,10 @@ use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod, V
 use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use super::{Context, Done, Worker};
+use super::{
+    Context, Done, Worker,
+    refresh::{Schedule, Tokenwise},
+};
 use crate::{
     container::dir::DirError,
     pod::{
@@ -43,19 +46,12 @@ pub(super) struct Care {
     /// Notified when an object in a volume has changed.
     pub(super) changed: Arc<Notify>,
     interest: Option<Interest>,
-    refresh_after: Option<(Instant, Tokenwise)>,
+    refreshes: Schedule,
     refreshing: bool,
     weigh_after: Option<Instant>,
     limits: Vec<Limit>,
     /// Whether a volume shows labels or annotations.
     shows_metadata: bool,
-}
-
-/// Whether a refresh asks for new tokens, too.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::pod) enum Tokenwise {
-    Keep,
-    Renew,
 }
 
 /// What came of filling volumes.
@@ -71,17 +67,13 @@ pub(in crate::pod) struct Filled {
 impl Care {
     /// When there is something to do next.
     pub(super) fn wake_at(&self) -> Option<Instant> {
-        let refresh = self.refresh_after.map(|(at, _)| at);
+        // What is due while a refresh goes on waits for its end.
+        let refresh = self.refreshes.next().filter(|_| !self.refreshing);
         [refresh, self.weigh_after].into_iter().flatten().min()
     }
 
     fn refresh_within(&mut self, after: Duration, tokens: Tokenwise) {
-        let at = Instant::now() + after;
-        self.refresh_after = Some(match self.refresh_after {
-            Some((earlier, _)) if earlier <= at && tokens == Tokenwise::Keep => return,
-            // The later of two renewals of tokens is a new one's.
-            _ => (at, tokens),
-        });
+        self.refreshes.order(Instant::now() + after, tokens);
     }
 }
 
@@ -122,7 +114,7 @@ impl Worker {
             on_disk,
         } = filled;
         if let Some(after) = renew {
-            self.care.refresh_after = Some((Instant::now() + after, Tokenwise::Renew));
+            self.care.refresh_within(after, Tokenwise::Renew);
         }
         if !seen.is_empty() {
             let tell = self.care.changed.clone();
@@ -146,11 +138,9 @@ impl Worker {
 
     /// A timer may have come to its end.
     pub(super) fn care_for_volumes(&mut self, now: Instant) {
-        if let Some((at, tokens)) = self.care.refresh_after
-            && at <= now
-            && !self.care.refreshing
+        if !self.care.refreshing
+            && let Some(tokens) = self.care.refreshes.take_due(now)
         {
-            self.care.refresh_after = None;
             self.refresh_volumes(tokens);
         }
         if self.care.weigh_after.is_some_and(|at| at <= now) {
@@ -190,7 +180,7 @@ impl Worker {
     pub(super) fn end_care(&mut self) {
         if self.state.terminal().is_some() || self.state.ending().is_some() {
             self.care.interest = None;
-            self.care.refresh_after = None;
+            self.care.refreshes = Schedule::default();
             self.care.weigh_after = None;
         }
     }

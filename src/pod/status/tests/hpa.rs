@@ -199,8 +199,15 @@ fn a_start_that_failed_began_with_its_pod() {
         finished_at: case.now().wall,
         id: None,
     };
-    case.step(Event::Ended { container: 0, end });
+    for container in [0, 1] {
+        let end = end.clone();
+        case.step(Event::Ended { container, end });
+    }
     let json = case.json();
+    assert_eq!(json["phase"], "Failed");
+    // What failed when it was created was never ready, and all its times are the pod's.
+    let (status, _, since) = case.condition("Ready");
+    assert_eq!((status, since), ("False", start(&case)));
     let terminated = &json["containerStatuses"][0]["state"]["terminated"];
     assert_eq!(terminated["startedAt"], json["startTime"]);
     assert_eq!(terminated["reason"], "cmdStartError");

@@ -37,6 +37,7 @@ use crate::{
         Launcher,
         cgroup::Delegated,
         dir::DirError,
+        files::wants_room,
         launch::{default_socket_dir, raise_open_files},
     },
     events, hostpipe, identity, multiplex,
@@ -275,12 +276,7 @@ impl Agent {
                 }
             }
         }
-        let (base, node) = (settings.base.clone(), settings.node_name.clone());
-        let place = tokio::task::spawn_blocking(move || Place::open(&base, &cluster, &node)).await;
-        let place = match place {
-            Ok(place) => place?,
-            Err(error) => std::panic::resume_unwind(error.into_panic()),
-        };
+        let place = place(&settings.base, &cluster, &settings.node_name).await?;
         if let Err(error) = raise_open_files() {
             tracing::warn!(%error, "the limit of open files stays as it is");
         }
@@ -639,6 +635,28 @@ async fn cluster(client: &kube::Client) -> Result<String, AgentError> {
     uid(found.await?)
         .filter(|uid| is_component(uid))
         .ok_or_else(missing)
+}
+
+/// Opens the root; waits for room on its disk, since containers of an earlier agent may run there.
+async fn place(base: &Path, cluster: &str, node: &str) -> Result<Place, OpenError> {
+    let mut retry = Retry::default();
+    loop {
+        let (base, cluster, node) = (base.to_owned(), cluster.to_owned(), node.to_owned());
+        let opened = tokio::task::spawn_blocking(move || Place::open(&base, &cluster, &node)).await;
+        match opened {
+            Ok(Err(error)) if wants_room(&error) => {
+                let pause = retry.failed();
+                tracing::warn!(
+                    error = crate::pod::api::chain(&error),
+                    pause_ms = pause.as_millis(),
+                    "waiting for room on the disk of the root: remove something there"
+                );
+                tokio::time::sleep(pause).await;
+            }
+            Ok(opened) => return opened,
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        }
+    }
 }
 
 /// It names a directory.

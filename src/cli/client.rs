@@ -164,9 +164,32 @@ pub struct ExecArgs {
     /// Pass standard input on
     #[arg(short = 'i', long)]
     pub stdin: bool,
+    /// Give the command a terminal; takes --stdin
+    #[arg(short = 't', long, requires = "stdin")]
+    pub tty: bool,
     /// The command, after `--`
     #[arg(value_name = "COMMAND", last = true, required = true)]
     pub command: Vec<String>,
+}
+
+/// Show what a container writes from now on, and give it what is typed.
+#[derive(Debug, Args)]
+pub struct AttachArgs {
+    /// The cluster
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
+    /// The pod
+    #[arg(value_name = "POD")]
+    pub pod: String,
+    /// The container [default: the pod's only one]
+    #[arg(short, long, value_name = "NAME")]
+    pub container: Option<String>,
+    /// Pass standard input on; the container must have `stdin: true`
+    #[arg(short = 'i', long)]
+    pub stdin: bool,
+    /// Use this terminal for the container's, which must have `tty: true`; takes --stdin
+    #[arg(short = 't', long, requires = "stdin")]
+    pub tty: bool,
 }
 
 /// Delete objects and wait until they are gone.

@@ -11,8 +11,8 @@ mod up;
 
 pub use agent::{AgentArgs, Semantics, WalltimeArgs};
 pub use client::{
-    ApplyArgs, ClusterArgs, DeleteArgs, DescribeArgs, ExecArgs, GetArgs, LogsArgs, OutputFormat,
-    SelectArgs, TopArgs, TopKind,
+    ApplyArgs, AttachArgs, ClusterArgs, DeleteArgs, DescribeArgs, ExecArgs, GetArgs, LogsArgs,
+    OutputFormat, SelectArgs, TopArgs, TopKind,
 };
 pub use entrypoint::EntrypointArgs;
 pub use hostpipe::{HostpipeArgs, HostpipeDir, HostpipeSendArgs, HostpipeVerb};
@@ -64,6 +64,8 @@ pub enum Verb {
     Top(TopArgs),
     /// Run a command in a container
     Exec(ExecArgs),
+    /// Show what a container writes from now on, and give it what is typed
+    Attach(AttachArgs),
     /// Delete objects and wait until they are gone
     Delete(DeleteArgs),
 }

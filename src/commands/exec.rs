@@ -1,16 +1,20 @@
-//! `vk-cmd exec`.
+//! `vk-cmd exec` and `vk-cmd attach`.
 
-use std::io::Read;
+use std::{io::Read, os::fd::AsFd};
 
 use anyhow::{Context, Result, bail};
+use futures::SinkExt;
 use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::Status};
-use kube::api::{Api, AttachParams};
+use kube::api::{Api, AttachParams, AttachedProcess, TerminalSize};
+use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    signal::unix::{SignalKind, signal},
     sync::mpsc,
 };
 
-use crate::cli::ExecArgs;
+use crate::cli::{AttachArgs, ExecArgs};
+use crate::container::terminal;
 use crate::exit::Exit;
 use crate::printer;
 
@@ -22,18 +26,52 @@ pub async fn run(args: ExecArgs) -> Result<Exit> {
     let connection = super::connect(&args.cluster).await?;
     let pods: Api<Pod> = Api::namespaced(connection.client.clone(), &connection.namespace);
     let pod = args.pod.strip_prefix("pod/").unwrap_or(&args.pod);
-    let wanted = AttachParams {
-        container: args.container,
-        stdin: args.stdin,
-        stdout: true,
-        stderr: true,
-        tty: false,
-        ..AttachParams::default()
-    };
-    let mut process = pods
+    let wanted = streams(args.container, args.stdin, args.tty);
+    let process = pods
         .exec(pod, args.command, &wanted)
         .await
         .with_context(|| format!("cannot run a command in pod {pod}"))?;
+    exit(pod, pass_on(process).await?)
+}
+
+/// Shows what a container writes, and passes input on to it.
+///
+/// # Errors
+/// Those of the cluster.
+pub async fn attach(args: AttachArgs) -> Result<Exit> {
+    let connection = super::connect(&args.cluster).await?;
+    let pods: Api<Pod> = Api::namespaced(connection.client.clone(), &connection.namespace);
+    let pod = args.pod.strip_prefix("pod/").unwrap_or(&args.pod);
+    let wanted = streams(args.container, args.stdin, args.tty);
+    let process = pods
+        .attach(pod, &wanted)
+        .await
+        .with_context(|| format!("cannot attach to pod {pod}"))?;
+    exit(pod, pass_on(process).await?)
+}
+
+fn streams(container: Option<String>, stdin: bool, tty: bool) -> AttachParams {
+    AttachParams {
+        container,
+        stdin,
+        stdout: true,
+        // A terminal has one output.
+        stderr: !tty,
+        tty,
+        ..AttachParams::default()
+    }
+}
+
+/// Passes all streams on until the end; the last word, where there was one.
+async fn pass_on(mut process: AttachedProcess) -> Result<Option<Status>> {
+    let sizes = process.terminal_size();
+    let raw = match &sizes {
+        Some(_) => Raw::begin(),
+        None => None,
+    };
+    if sizes.is_some() && raw.is_none() {
+        printer::note("Unable to use a TTY - input is not a terminal or the right kind of file");
+    }
     let (stdout, stderr) = (process.stdout(), process.stderr());
     let (stdin, status) = (process.stdin(), process.take_status());
     let ended = async {
@@ -46,16 +84,59 @@ pub async fn run(args: ExecArgs) -> Result<Exit> {
         };
         anyhow::Ok(status)
     };
-    tokio::pin!(ended);
-    let status = tokio::select! {
-        status = &mut ended => status?,
+    let fed = async {
+        feed(stdin).await?;
         // Its end is not that of the command.
-        fed = feed(stdin) => {
-            fed?;
-            ended.await?
-        }
+        std::future::pending::<Result<()>>().await
     };
-    exit(pod, status)
+    let watched = watch_size(sizes.filter(|_| raw.is_some()));
+    let status = tokio::select! {
+        status = ended => status?,
+        failed = fed => failed.map(|()| None)?,
+        failed = watched => failed.map(|()| None)?,
+    };
+    drop(raw);
+    Ok(status)
+}
+
+/// The terminal of the user, with nothing done to what is typed; as it was before once this is dropped.
+struct Raw(Termios);
+
+impl Raw {
+    /// None where standard input is no terminal.
+    fn begin() -> Option<Self> {
+        let stdin = std::io::stdin();
+        let before = tcgetattr(&stdin).ok()?;
+        let mut raw = before.clone();
+        cfmakeraw(&mut raw);
+        tcsetattr(&stdin, SetArg::TCSANOW, &raw).ok()?;
+        Some(Self(before))
+    }
+}
+
+impl Drop for Raw {
+    fn drop(&mut self) {
+        // One that is gone needs nothing.
+        let _ = tcsetattr(std::io::stdin(), SetArg::TCSANOW, &self.0);
+    }
+}
+
+/// Tells the size of our terminal, now and whenever it changes; does not return but for a failure.
+async fn watch_size(to: Option<impl futures::Sink<TerminalSize> + Unpin>) -> Result<()> {
+    if let Some(mut to) = to {
+        let mut changed = signal(SignalKind::window_change())?;
+        while let Ok(size) = terminal::size(std::io::stdin().as_fd()) {
+            let size = TerminalSize {
+                width: size.columns,
+                height: size.rows,
+            };
+            // Nobody listens after the end.
+            if to.send(size).await.is_err() || changed.recv().await.is_none() {
+                break;
+            }
+        }
+    }
+    std::future::pending().await
 }
 
 async fn copy(

@@ -38,6 +38,7 @@ pub async fn run(cli: Cli) -> Exit {
         Verb::Logs(args) => logs::run(args).await,
         Verb::Top(args) => top::run(args).await,
         Verb::Exec(args) => exec::run(args).await,
+        Verb::Attach(args) => exec::attach(args).await,
         Verb::Delete(args) => delete::run(args).await,
     };
     result.unwrap_or_else(|error| {

@@ -349,7 +349,7 @@ impl Group {
             set(&path, "memory.max", bytes.to_string())
         });
         let cpu = limits.millicpus.is_some_and(|millis| {
-            let quota = (millis * PERIOD / 1000).max(LEAST_QUOTA);
+            let quota = (millis.saturating_mul(PERIOD) / 1000).max(LEAST_QUOTA);
             set(&path, "cpu.max", format!("{quota} {PERIOD}"))
         });
         set(&path, "cpu.weight", weight(limits.cpu_request).to_string());

@@ -65,6 +65,22 @@ impl AsFd for Dir {
     }
 }
 
+/// Whether something failed because a disk is full, or a quota used up.
+pub fn wants_room(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        let kind = error.downcast_ref::<io::Error>().map(io::Error::kind);
+        if matches!(
+            kind,
+            Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+        ) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
+
 /// Checks that a name is one path component.
 pub fn check_name(name: &str) -> Result<(), DirError> {
     let bad = name.is_empty()

@@ -37,6 +37,7 @@ pub mod shim;
 pub mod spec;
 pub mod stats;
 pub mod status;
+pub mod terminal;
 
 pub use dir::{AttemptDir, ContainerDir, Root};
 pub use launch::{Adopted, ExecError, ExecOutcome, ExecRequest, Handle, Launcher, StartError};

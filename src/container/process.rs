@@ -6,7 +6,7 @@
 use std::{
     fs, io,
     os::{
-        fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+        fd::{AsFd, FromRawFd, OwnedFd},
         unix::fs::MetadataExt,
     },
 };
@@ -335,29 +335,6 @@ fn marked_shim(command_line: &[u8], container: &str) -> bool {
     let words: Vec<&[u8]> = line.split(|&b| b == 0).collect();
     matches!(words.as_slice(),
         [_, b"shim", _, _, _, _, _, identity, _] if *identity == container.as_bytes())
-}
-
-/// Tells a terminal its size.
-pub(super) fn set_terminal_size(
-    terminal: BorrowedFd<'_>,
-    columns: u16,
-    rows: u16,
-) -> nix::Result<()> {
-    let size = nix::libc::winsize {
-        ws_row: rows,
-        ws_col: columns,
-        ws_xpixel: 0,
-        ws_ypixel: 0,
-    };
-    // SAFETY: TIOCSWINSZ reads one `winsize`, which outlives the call.
-    let set = unsafe {
-        nix::libc::ioctl(
-            terminal.as_raw_fd(),
-            nix::libc::TIOCSWINSZ,
-            std::ptr::from_ref(&size),
-        )
-    };
-    Errno::result(set).map(drop)
 }
 
 /// Signals a process group, whose leader is a child of ours that nobody has reaped; by number, so that real-time

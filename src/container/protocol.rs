@@ -8,6 +8,8 @@
 //! The call `exec` takes its connection over: after the reply the connection carries that one exec's streams and,
 //! last, [`Message::ExecEnded`].
 //! A caller that closes it cancels the exec, so nothing runs for nobody.
+//! So does the call `attach`, whose connection carries what the container's own command reads; what it writes is in
+//! its log.
 //!
 //! | kind | from | payload |
 //! |---|---|---|
@@ -82,6 +84,16 @@ pub enum Request {
     /// `exec`: run a further command among the container's processes; the connection is its streams from then on.
     /// Replied to with `done` when the command runs, with the state `start-failed` when it could not be started.
     Exec(Box<ExecCall>),
+    /// `attach`: the connection is input for the container's command from then on, and sizes of its terminal.
+    Attach(AttachCall),
+}
+
+/// What `attach` is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AttachCall {
+    /// Whether the caller sends standard input; else only sizes of the terminal.
+    #[serde(default)]
+    pub stdin: bool,
 }
 
 /// What `exec` is asked to run: with the environment, directory and limits of the container.
@@ -161,6 +173,7 @@ impl Request {
             Self::KillTree => "kill-tree",
             Self::KillForMemory => "kill-tree-for-memory",
             Self::Exec(_) => "exec",
+            Self::Attach(_) => "attach",
         }
     }
 
@@ -178,6 +191,7 @@ impl Request {
                 })?)
             }
             Self::Exec(call) => Some(serde_json::value::to_raw_value(call)?),
+            Self::Attach(call) => Some(serde_json::value::to_raw_value(call)?),
             Self::Status | Self::Subscribe | Self::KillTree | Self::KillForMemory => None,
         };
         message_frame(&Call {
@@ -206,6 +220,7 @@ impl Request {
             "kill-tree" => Ok(Self::KillTree),
             "kill-tree-for-memory" => Ok(Self::KillForMemory),
             "exec" => arguments(&call).map(|call| Self::Exec(Box::new(call))),
+            "attach" => arguments(&call).map(Self::Attach),
             other => Err(Refusal::new(
                 RefusalCode::NotImplemented,
                 format!("no such request: {other:?}"),
@@ -395,6 +410,7 @@ mod tests {
                 .prop_map(|(grace_ms, signal)| Request::Terminate { grace_ms, signal }),
             Just(Request::KillTree),
             Just(Request::KillForMemory),
+            any::<bool>().prop_map(|stdin| Request::Attach(AttachCall { stdin })),
             (
                 any::<Vec<String>>(),
                 any::<bool>(),

@@ -41,6 +41,21 @@ pub struct ContainerSpec {
     /// The control group that it gets, where groups can be had.
     #[serde(default)]
     pub group: Option<Box<GroupSpec>>,
+    /// What it reads, and whether it has a terminal; `/dev/null` and none where nothing is said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interactive: Option<Interactive>,
+}
+
+/// How a container is talked to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Interactive {
+    /// Standard input is open, for those who attach.
+    pub stdin: bool,
+    /// It ends with the first of them.
+    pub once: bool,
+    /// All its streams are a terminal.
+    pub terminal: bool,
 }
 
 const fn default_umask() -> u32 {
@@ -62,6 +77,7 @@ impl ContainerSpec {
             engine: None,
             mounts: None,
             group: None,
+            interactive: None,
         }
     }
 }

@@ -55,6 +55,9 @@ pub enum Status {
         message: String,
         /// When it failed.
         finished_at: Timestamp,
+        /// It was for want of room on a disk: nothing is wrong with the command, and another try may go well.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        no_room: bool,
     },
     /// The shim died and took the exit code with it; what it had started has been ended.
     Lost {

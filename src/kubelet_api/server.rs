@@ -30,6 +30,7 @@ use super::route::{Container, Route, verb};
 use super::stream::{self, Options, Upgrade};
 use super::{logs, stats};
 use crate::agent::ServiceContext;
+use crate::container::launch::{ExecError, ExecStream};
 use crate::container::log::Reader;
 use crate::container::{Adopted, Launcher};
 use crate::node::Board;
@@ -453,6 +454,25 @@ async fn exec(api: &Api, container: &Container, head: Head) -> Response {
     answer
 }
 
+/// The way to what a container's command reads; none where it has ended meanwhile, so that its output says all.
+async fn input(
+    api: &Api,
+    view: &ContainerView,
+    attempt: u32,
+    options: &Options,
+) -> Result<Option<ExecStream>, String> {
+    let adopted = api.launcher.adopt(&view.directory, attempt).await;
+    let handle = match adopted.map_err(|error| crate::pod::api::chain(&error))? {
+        Adopted::Running(handle) => handle,
+        _ => return Ok(None),
+    };
+    match handle.attach(options.attach_call()).await {
+        Ok(input) => Ok(Some(input)),
+        Err(ExecError::Ended) => Ok(None),
+        Err(error) => Err(crate::pod::api::chain(&error)),
+    }
+}
+
 async fn attach(api: &Api, container: &Container, head: Head) -> Response {
     let (view, attempt, options) = match streamed(api, container, &head.query).await {
         Ok(found) => found,
@@ -470,11 +490,19 @@ async fn attach(api: &Api, container: &Container, head: Head) -> Response {
             return text(StatusCode::INTERNAL_SERVER_ERROR, why);
         }
     };
+    let input = if options.speaks() {
+        match input(api, &view, attempt, &options).await {
+            Ok(input) => input,
+            Err(why) => return text(StatusCode::INTERNAL_SERVER_ERROR, why),
+        }
+    } else {
+        None
+    };
     let answer = upgrade.answer();
     let stop = api.stop.clone();
     api.streams.spawn(async move {
         tokio::select! {
-            () = stream::attach(upgrade, output, options) => {}
+            () = stream::attach(upgrade, output, input, options) => {}
             () = stop.cancelled() => {}
         }
     });

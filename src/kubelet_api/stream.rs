@@ -37,9 +37,9 @@ use warp::{Reply, reply::Response};
 
 use crate::container::{
     AttemptDir, Exit, Handle,
-    launch::{ExecError, ExecEvent, ExecInput, ExecOutput},
+    launch::{ExecError, ExecEvent, ExecInput, ExecOutput, ExecStream},
     log::{ReadOptions, Reader, Stream},
-    protocol::{ExecCall, TerminalSize},
+    protocol::{AttachCall, ExecCall, TerminalSize},
 };
 
 /// The best first.
@@ -66,6 +66,16 @@ pub(super) struct Options {
 }
 
 impl Options {
+    /// Whether the client has something to say: input, or sizes of its terminal.
+    pub(super) fn speaks(&self) -> bool {
+        self.input || self.tty
+    }
+
+    /// What a shim is asked for.
+    pub(super) fn attach_call(&self) -> AttachCall {
+        AttachCall { stdin: self.input }
+    }
+
     /// Reads the query; none where it asks for no stream at all.
     pub(super) fn parse(query: &str) -> Option<Self> {
         let mut options = Self::default();
@@ -235,17 +245,29 @@ impl Output {
     }
 }
 
-/// Shows a client what a container writes.
-pub(super) async fn attach(upgrade: Upgrade, output: Output, options: Options) {
+/// Shows a client what a container writes, and gives the container what the client sends.
+pub(super) async fn attach(
+    upgrade: Upgrade,
+    output: Output,
+    input: Option<ExecStream>,
+    options: Options,
+) {
     let Some(mut socket) = upgrade.socket().await else {
         return;
     };
     hello(&mut socket, &options).await;
     let (mut to_client, mut from_client) = socket.split();
-    let gone = async { while let Some(Ok(_)) = from_client.next().await {} };
+    // The other half is held as long as the client is there: with it goes the connection.
+    let (input, _held) = input.map(|it| (it.input, it.output)).unzip();
+    let client = async {
+        match input {
+            Some(input) => feed(&mut from_client, input).await,
+            None => while let Some(Ok(_)) = from_client.next().await {},
+        }
+    };
     let status = tokio::select! {
         status = output.forward(&mut to_client, &options) => status,
-        () = gone => None,
+        () = client => None,
     };
     if let (Some(status), Ok(mut socket)) = (status, to_client.reunite(from_client)) {
         end(&mut socket, &status).await;

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use k8s_openapi::api::core::v1::{Container, EphemeralContainer, Pod};
 
 use super::machine::Role;
+use crate::container::spec::Interactive;
 
 /// All containers with their roles: init containers, main containers, ephemeral
 /// containers, each in the order of the spec. A plan has the same order.
@@ -28,6 +29,16 @@ pub fn find(pod: &Pod, name: &str) -> Option<(Role, Container)> {
     let mut all = all(pod);
     all.find(|(_, it)| it.name == name)
         .map(|(role, it)| (role, it.into_owned()))
+}
+
+/// How a container is talked to, where it wants to be.
+pub fn interactive(container: &Container) -> Option<Interactive> {
+    let wanted = Interactive {
+        stdin: container.stdin == Some(true),
+        once: container.stdin_once == Some(true),
+        terminal: container.tty == Some(true),
+    };
+    (wanted.stdin || wanted.terminal).then_some(wanted)
 }
 
 /// How many ephemeral containers were added so far; none is ever removed.

@@ -12,8 +12,10 @@ use k8s_openapi::api::core::v1::{Container, Pod};
 use tokio::{sync::Semaphore, time::Instant};
 
 use super::{
+    containers,
     machine::Waiting,
     objects::{Kind, Objects, Reference},
+    resources::amounts,
 };
 use crate::container::{
     ContainerSpec,
@@ -425,6 +427,12 @@ impl Images {
             client.environment = there.cloned().collect();
             client.environment.extend(own);
         }
+        // What a daemon starts is in no group of ours. Podman without root refuses limits where groups are not its own.
+        let limits = amounts::limits(container);
+        let held = |name: &str| {
+            let limit = limits.get(name).copied().filter(|it| *it > 0);
+            limit.filter(|_| self.engine.kind == Engines::Docker)
+        };
         let request = Request {
             name,
             image,
@@ -442,8 +450,8 @@ impl Images {
                 .as_ref()
                 .and_then(|it| it.read_only_root_filesystem)
                 == Some(true),
-            memory: None,
-            cpu_millis: None,
+            memory: held(amounts::MEMORY),
+            cpu_millis: held(amounts::CPU),
             stdin: container.stdin == Some(true),
             tty: container.tty == Some(true),
         };
@@ -454,6 +462,7 @@ impl Images {
         let environment = client.environment.into_iter().collect();
         spec.on_host = matches!(self.via, Via::Host(_));
         spec.engine = Some(Box::new(EngineClient::new(invocation, environment)));
+        spec.interactive = containers::interactive(container);
         Ok(spec)
     }
 

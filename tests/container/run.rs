@@ -140,6 +140,7 @@ async fn a_command_that_cannot_start_says_why_and_is_recorded() {
         let StartError::Failed {
             reason: found,
             message,
+            no_room: false,
         } = error
         else {
             panic!("{argv:?}: {error:?}")

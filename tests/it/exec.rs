@@ -1,5 +1,11 @@
 //! `kubectl exec`, `cp` and `attach`: through the API server to a container.
 
+use std::fs::File;
+use std::io::{Read, Write};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+
+use nix::pty::{Winsize, openpty};
 use testkit::{Kubectl, Up, eventually, skip};
 
 use crate::VK_CMD;
@@ -155,4 +161,193 @@ fn attach_shows_what_comes_until_the_end() {
     assert!(done.stdout.contains("after\n"), "{done:?}");
     assert!(!done.stdout.contains("before"), "{done:?}");
     assert!(done.stderr.contains("wrong\n"), "{done:?}");
+}
+
+/// A command at a terminal of its own, as a person runs it.
+struct Typed {
+    child: Child,
+    keys: File,
+    screen: Arc<Mutex<Vec<u8>>>,
+    terminal: String,
+}
+
+impl Typed {
+    /// Starts it at a terminal of 33 lines of 111 characters.
+    fn start(command: &Command) -> Self {
+        let size = Winsize {
+            ws_row: 33,
+            ws_col: 111,
+            ws_xpixel: 0,
+            ws_ypixel: 0,
+        };
+        let pair = openpty(Some(&size), None).expect("a terminal");
+        let terminal = nix::unistd::ttyname(&pair.slave).expect("its name");
+        let end = || Stdio::from(pair.slave.try_clone().expect("a descriptor"));
+        let mut words = Command::new("setsid");
+        words
+            .args(["--ctty", "--wait"])
+            .arg(command.get_program())
+            .args(command.get_args())
+            .stdin(end())
+            .stdout(end())
+            .stderr(end());
+        for (name, value) in command.get_envs() {
+            match value {
+                Some(value) => words.env(name, value),
+                None => words.env_remove(name),
+            };
+        }
+        let child = words.spawn().expect("setsid runs");
+        drop(pair.slave);
+        let keys = File::from(pair.master);
+        let screen = Arc::new(Mutex::new(Vec::new()));
+        let (mut from, to) = (keys.try_clone().expect("a descriptor"), screen.clone());
+        // Ends with the last that has the terminal open.
+        std::thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            while let Ok(length @ 1..) = from.read(&mut buffer) {
+                to.lock()
+                    .expect("nobody panics with it")
+                    .extend_from_slice(&buffer[..length]);
+            }
+        });
+        Self {
+            child,
+            keys,
+            screen,
+            terminal: terminal.display().to_string(),
+        }
+    }
+
+    fn shows(&self, words: &str) {
+        eventually(&format!("the screen shows {words:?}"), || {
+            let screen = self.screen.lock().expect("nobody panics with it");
+            let screen = String::from_utf8_lossy(&screen).into_owned();
+            if screen.contains(words) {
+                Ok(())
+            } else {
+                Err(screen)
+            }
+        });
+    }
+
+    fn types(&mut self, keys: &str) {
+        self.keys.write_all(keys.as_bytes()).expect("a terminal");
+    }
+
+    fn resize(&self, lines: u16, columns: u16) {
+        let words = ["rows", &lines.to_string(), "cols", &columns.to_string()];
+        let done = Command::new("stty")
+            .args(["-F", &self.terminal])
+            .args(words)
+            .status();
+        assert!(done.expect("stty runs").success());
+    }
+
+    fn code(mut self) -> Option<i32> {
+        self.child.wait().expect("it is our child").code()
+    }
+}
+
+/// The program's own client, not yet run.
+fn client(up: &Up, words: &[&str]) -> Command {
+    let mut command = Command::new(VK_CMD);
+    command
+        .args(words)
+        .env("KUBECONFIG", &up.kubeconfig)
+        .env("HOME", up.home());
+    command
+}
+
+#[test]
+fn a_person_at_a_terminal_gets_one_in_the_container() {
+    let up = Up::of(VK_CMD).start();
+    let Some(kubectl) = up.kubectl() else {
+        return skip!("kubectl is missing");
+    };
+    run(&kubectl, "p", "sleep infinity");
+    // The size comes a moment after the start.
+    let script = "tty; until [ \"$(stty size)\" = '33 111' ]; do sleep 0.05; done; \
+                  trap 'stty size; exit 3' WINCH; read word; echo got-$word; while :; do sleep 0.05; done";
+    let words = ["exec", "-it", "p", "--", "bash", "-c", script];
+    for command in [kubectl.command(&words), client(&up, &words)] {
+        let mut typed = Typed::start(&command);
+        typed.shows("/dev/pts/");
+        typed.types("word\r");
+        typed.shows("got-word");
+        typed.resize(44, 122);
+        typed.shows("44 122");
+        assert_eq!(typed.code(), Some(3), "{command:?}");
+    }
+}
+
+/// A pod that is talked to, once it runs.
+fn talks(kubectl: &Kubectl, name: &str, fields: &str, script: &str) {
+    let script = serde_json::Value::from(script);
+    let pod = format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec: {{restartPolicy: Never, containers: [{{name: c, image: host, {fields}, command: [bash, -c, {script}]}}]}}\n"
+    );
+    kubectl.pipe("create -f -", &pod).ok();
+    kubectl
+        .run(&format!(
+            "wait --for=condition=Ready pod/{name} --timeout=60s"
+        ))
+        .ok();
+}
+
+#[test]
+fn what_is_typed_reaches_the_container() {
+    let up = Up::of(VK_CMD).start();
+    let Some(kubectl) = up.kubectl() else {
+        return skip!("kubectl is missing");
+    };
+    // More than any buffer on the way holds, and its end.
+    let text: String = (0..40_000)
+        .map(|number| format!("line {number}\n"))
+        .collect();
+    let once = "stdin: true, stdinOnce: true";
+    talks(&kubectl, "once", once, "wc -c; echo over");
+    let done = kubectl.pipe("attach -i once", &text);
+    assert!(done.stdout.contains(&text.len().to_string()), "{done:?}");
+    assert!(done.stdout.contains("over"), "{done:?}");
+    let line = "run typed --rm -i --restart=Never --image=host --command -- cat";
+    let done = kubectl.pipe(line, "hello\n");
+    assert!(done.clone().ok().contains("hello\n"), "{done:?}");
+
+    // Without `stdinOnce` it outlives those who attach.
+    let script = "read a; echo first $a; read b; echo second $b";
+    talks(&kubectl, "kept", "stdin: true", script);
+    let mut first = client(&up, &["attach", "-i", "kept"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("it runs");
+    let mut input = first.stdin.take().expect("it is piped");
+    input.write_all(b"x\n").expect("it reads");
+    drop(input);
+    eventually("the first line is read", || {
+        let log = kubectl.run("logs kept").ok();
+        if log == "first x\n" { Ok(()) } else { Err(log) }
+    });
+    first.kill().expect("it runs");
+    first.wait().expect("it is our child");
+    let done = kubectl.pipe("attach -i kept", "y\n");
+    assert!(done.stdout.contains("second y\n"), "{done:?}");
+
+    // A terminal of the container's own.
+    let script = "echo here; until [ \"$(stty size)\" = '33 111' ]; do sleep 0.05; done; read word; echo got-$word";
+    for (name, attach) in [("of-kubectl", true), ("own", false)] {
+        talks(&kubectl, name, "stdin: true, tty: true", script);
+        let words = ["attach", "-it", name];
+        let command = match attach {
+            true => kubectl.command(&words),
+            false => client(&up, &words),
+        };
+        let mut typed = Typed::start(&command);
+        typed.types("word\r");
+        typed.shows("got-word");
+        assert_eq!(typed.code(), Some(0), "{command:?}");
+        let log = kubectl.run(&format!("logs {name}")).ok();
+        assert!(log.starts_with("here\r\n"), "{log:?}");
+    }
 }

@@ -1,23 +1,27 @@
 //! Pods with wrong values that an API server lets through: each ends in the reason and event of a kubelet.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
-use testkit::{Agent, Kubectl, Place, Up, eventually, skip};
+use testkit::{Cluster, Kubectl, Place, Plane, eventually, skip};
 
-use crate::VK_CMD;
+use crate::both::both;
 use crate::env::{log_of, state_says};
 
-macro_rules! cluster {
-    () => {{
-        let up = Up::of(VK_CMD).start();
-        match up.kubectl() {
-            Some(kubectl) => (up, kubectl),
-            None => return skip!("kubectl is missing"),
-        }
-    }};
-}
+both![
+    commands_that_are_none,
+    references_in_a_circle_stay_as_they_are_written,
+    a_megabyte_of_environment_is_passed_on_or_explained,
+    ports_that_are_none_and_ports_that_are_closed,
+    a_container_whose_start_hook_fails_says_so_while_it_is_tried_again,
+    a_container_is_stopped_by_the_signal_that_it_asks_for,
+    a_volume_of_another_node_is_not_mounted,
+    a_full_disk_is_named_at_each_write_and_what_runs_keeps_its_end,
+    a_start_that_finds_no_room_for_any_of_its_files_is_tried_again,
+    an_agent_that_finds_its_disk_full_says_so_and_waits,
+];
 
 fn pod(name: &str, spec: &str, container: &str) -> String {
     format!(
@@ -37,14 +41,18 @@ fn get(kubectl: &Kubectl, name: &str, path: &str) -> String {
         .ok()
 }
 
+fn events(kubectl: &Kubectl, name: &str) -> String {
+    kubectl
+        .run(&format!(
+            "get events --field-selector involvedObject.name={name} -o jsonpath={{range.items[*]}}{{.type}}|{{.reason}}|{{.message}}{{\"\\n\"}}{{end}}"
+        ))
+        .ok()
+}
+
 /// Waits until an event about a pod holds all of `words`.
 fn event_says(kubectl: &Kubectl, name: &str, words: &[&str]) {
     eventually(&format!("an event of {name} says {words:?}"), || {
-        let all = kubectl
-            .run(&format!(
-                "get events --field-selector involvedObject.name={name} -o jsonpath={{range.items[*]}}{{.type}}|{{.reason}}|{{.message}}{{\"\\n\"}}{{end}}"
-            ))
-            .ok();
+        let all = events(kubectl, name);
         let found = all
             .lines()
             .any(|line| words.iter().all(|word| line.contains(word)));
@@ -55,16 +63,16 @@ fn event_says(kubectl: &Kubectl, name: &str, words: &[&str]) {
 const NEVER: &str = "restartPolicy: Never,";
 const STATE: &str = ".status.containerStatuses[0].state";
 
-#[test]
-fn commands_that_are_none() {
-    let (_up, kubectl) = cluster!();
-    create(&kubectl, "nothing", NEVER, "args: []");
-    event_says(&kubectl, "nothing", &["Warning|Failed|", "no command"]);
-    create(&kubectl, "empty", NEVER, "command: ['']");
-    event_says(&kubectl, "empty", &["Warning|Failed|"]);
+fn commands_that_are_none(cluster: &Cluster) {
+    let _agent = cluster.start_node(&[]);
+    let kubectl = cluster.kubectl();
+    create(kubectl, "nothing", NEVER, "args: []");
+    event_says(kubectl, "nothing", &["Warning|Failed|", "no command"]);
+    create(kubectl, "empty", NEVER, "command: ['']");
+    event_says(kubectl, "empty", &["Warning|Failed|"]);
     for name in ["nothing", "empty"] {
         let reason = eventually("a reason", || {
-            let reason = get(&kubectl, name, &format!("{STATE}.*.reason"));
+            let reason = get(kubectl, name, &format!("{STATE}.*.reason"));
             if reason.is_empty() || reason == "ContainerCreating" {
                 Err(reason)
             } else {
@@ -80,37 +88,37 @@ fn commands_that_are_none() {
     let volumes =
         "restartPolicy: Never, volumes: [{name: v, configMap: {name: bytes, defaultMode: 0o755}}],";
     let container = "command: [v/run], volumeMounts: [{name: v, mountPath: v}]";
-    create(&kubectl, "binary", volumes, container);
-    state_says(&kubectl, "binary", &["StartError|", "exec format error"]);
+    create(kubectl, "binary", volumes, container);
+    state_says(kubectl, "binary", &["StartError|", "exec format error"]);
     event_says(
-        &kubectl,
+        kubectl,
         "binary",
         &["Warning|Failed|Error: ", "exec format error"],
     );
     assert_eq!(
-        get(&kubectl, "binary", &format!("{STATE}.terminated.exitCode")),
+        get(kubectl, "binary", &format!("{STATE}.terminated.exitCode")),
         "128"
     );
 }
 
-#[test]
-fn references_in_a_circle_stay_as_they_are_written() {
-    let (_up, kubectl) = cluster!();
+fn references_in_a_circle_stay_as_they_are_written(cluster: &Cluster) {
+    let _agent = cluster.start_node(&[]);
+    let kubectl = cluster.kubectl();
     let container = "command: [sh, -c, 'printf \"%s|%s|%s\" \"$A\" \"$B\" \"$1\"', sh, $(NONE)], env: [{name: A, value: $(B)}, {name: B, value: $(A)}]";
     // A names what comes later, so that it is no reference; B takes A's text.
-    let log = log_of(&kubectl, "p", &pod("p", NEVER, container));
+    let log = log_of(kubectl, "p", &pod("p", NEVER, container));
     assert_eq!(log, "$(B)|$(B)|$(NONE)");
 }
 
-#[test]
-fn a_megabyte_of_environment_is_passed_on_or_explained() {
-    let (_up, kubectl) = cluster!();
+fn a_megabyte_of_environment_is_passed_on_or_explained(cluster: &Cluster) {
+    let _agent = cluster.start_node(&[]);
+    let kubectl = cluster.kubectl();
     let part = "x".repeat(100_000);
     let data: String = (0..9).map(|it| format!("  k{it}: {part}\n")).collect();
     let map = format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: large}}\ndata:\n{data}");
     kubectl.pipe("create -f -", &map).ok();
     let container = "command: [sh, -c, 'env | wc -c'], envFrom: [{configMapRef: {name: large}}]";
-    let log = log_of(&kubectl, "p", &pod("p", NEVER, container));
+    let log = log_of(kubectl, "p", &pod("p", NEVER, container));
     assert!(
         log.trim().parse::<u64>().is_ok_and(|it| it > 900_000),
         "{log}"
@@ -119,18 +127,18 @@ fn a_megabyte_of_environment_is_passed_on_or_explained() {
         .map(|it| format!("{{prefix: P{it}_, configMapRef: {{name: large}}}}"))
         .collect();
     let container = format!("command: ['true'], envFrom: [{}]", variables.join(", "));
-    create(&kubectl, "q", NEVER, &container);
-    state_says(&kubectl, "q", &["StartError|", "argument list too long"]);
+    create(kubectl, "q", NEVER, &container);
+    state_says(kubectl, "q", &["StartError|", "argument list too long"]);
     event_says(
-        &kubectl,
+        kubectl,
         "q",
         &["Warning|Failed|Error: ", "argument list too long"],
     );
 }
 
-#[test]
-fn ports_that_are_none_and_ports_that_are_closed() {
-    let (_up, kubectl) = cluster!();
+fn ports_that_are_none_and_ports_that_are_closed(cluster: &Cluster) {
+    let _agent = cluster.start_node(&[]);
+    let kubectl = cluster.kubectl();
     // A port that was just free.
     let port = std::net::TcpListener::bind("127.0.0.1:0")
         .and_then(|it| it.local_addr())
@@ -139,9 +147,9 @@ fn ports_that_are_none_and_ports_that_are_closed() {
     let closed = format!(
         "command: [sleep, infinity], readinessProbe: {{tcpSocket: {{port: {port}}}, periodSeconds: 1}}"
     );
-    create(&kubectl, "closed", "", &closed);
+    create(kubectl, "closed", "", &closed);
     event_says(
-        &kubectl,
+        kubectl,
         "closed",
         &[
             "Warning|Unhealthy|Readiness probe failed: dial tcp",
@@ -149,38 +157,38 @@ fn ports_that_are_none_and_ports_that_are_closed() {
         ],
     );
     let condition = ".status.conditions[?(@.type==\"Ready\")].status";
-    assert_eq!(get(&kubectl, "closed", condition), "False");
+    assert_eq!(get(kubectl, "closed", condition), "False");
     let named = "command: [sleep, infinity], lifecycle: {postStart: {httpGet: {port: nosuch}}}";
-    create(&kubectl, "hook", NEVER, named);
-    event_says(&kubectl, "hook", &["Warning|FailedPostStartHook|"]);
+    create(kubectl, "hook", NEVER, named);
+    event_says(kubectl, "hook", &["Warning|FailedPostStartHook|"]);
     kubectl
         .run("wait --for=jsonpath={.status.phase}=Failed pod/hook --timeout=60s")
         .ok();
 }
 
-#[test]
-fn a_container_whose_start_hook_fails_says_so_while_it_is_tried_again() {
-    let (up, kubectl) = cluster!();
+fn a_container_whose_start_hook_fails_says_so_while_it_is_tried_again(cluster: &Cluster) {
+    let agent = cluster.start_node(&[]);
+    let kubectl = cluster.kubectl();
     // Fails once, then hangs: what is shown meanwhile is the failure.
-    let seen = up.home().join("seen").display().to_string();
+    let seen = agent.home().join("seen").display().to_string();
     let hook = format!("test -e {seen} && exec sleep infinity; touch {seen}; exit 3");
     let container = format!(
         "command: [sleep, infinity], lifecycle: {{postStart: {{exec: {{command: [sh, -c, '{hook}']}}}}}}"
     );
-    create(&kubectl, "p", "", &container);
-    state_says(&kubectl, "p", &["PostStartHookError|"]);
+    create(kubectl, "p", "", &container);
+    state_says(kubectl, "p", &["PostStartHookError|"]);
     let last = ".status.containerStatuses[0].lastState.terminated.exitCode";
-    assert!(!get(&kubectl, "p", last).is_empty());
-    event_says(&kubectl, "p", &["Warning|FailedPostStartHook|"]);
+    assert!(!get(kubectl, "p", last).is_empty());
+    event_says(kubectl, "p", &["Warning|FailedPostStartHook|"]);
     kubectl.run("delete pod p --timeout=60s").ok();
 }
 
-#[test]
-fn a_container_is_stopped_by_the_signal_that_it_asks_for() {
-    let (up, kubectl) = cluster!();
+fn a_container_is_stopped_by_the_signal_that_it_asks_for(cluster: &Cluster) {
+    let agent = cluster.start_node(&[]);
+    let kubectl = cluster.kubectl();
     for (name, signal, trapped) in [("usr", "SIGUSR1", "USR1"), ("rt", "SIGRTMIN+3", "RTMIN+3")] {
         // `~/<pod>` is taken.
-        let file = up.home().join(format!("told-{name}"));
+        let file = agent.home().join(format!("told-{name}"));
         let script = format!(
             "trap \"echo told > {}; exit 0\" {trapped}; trap \"\" TERM; touch {}.up; while :; do sleep 0.05; done",
             file.display(),
@@ -196,7 +204,7 @@ fn a_container_is_stopped_by_the_signal_that_it_asks_for() {
             if ready.exists() {
                 Ok(())
             } else {
-                Err(crate::env::state(&kubectl, name))
+                Err(crate::env::state(kubectl, name))
             }
         });
         // Within far less than the grace.
@@ -208,20 +216,19 @@ fn a_container_is_stopped_by_the_signal_that_it_asks_for() {
     }
 }
 
-#[test]
-fn a_volume_of_another_node_is_not_mounted() {
-    let (up, kubectl) = cluster!();
-    let data = up.home().join("data");
+fn a_volume_of_another_node_is_not_mounted(cluster: &Cluster) {
+    let agent = cluster.start_node(&[]);
+    let kubectl = cluster.kubectl();
+    let data = agent.home().join("data");
     std::fs::create_dir(&data).expect("a directory");
+    let space = cluster.namespace();
     let claimed = |name: &str, value: &str| {
         format!(
-            "apiVersion: v1\nkind: PersistentVolume\nmetadata: {{name: {name}}}\nspec: {{capacity: {{storage: 1Gi}}, accessModes: [ReadWriteOnce], storageClassName: '', claimRef: {{namespace: default, name: {name}}}, local: {{path: {}}}, nodeAffinity: {{required: {{nodeSelectorTerms: [{{matchExpressions: [{{key: kubernetes.io/os, operator: In, values: [{value}]}}]}}]}}}}}}\n---\napiVersion: v1\nkind: PersistentVolumeClaim\nmetadata: {{name: {name}}}\nspec: {{accessModes: [ReadWriteOnce], storageClassName: '', volumeName: {name}, resources: {{requests: {{storage: 1Gi}}}}}}\n",
+            "apiVersion: v1\nkind: PersistentVolume\nmetadata: {{name: {name}-{space}}}\nspec: {{capacity: {{storage: 1Gi}}, accessModes: [ReadWriteOnce], storageClassName: '', claimRef: {{namespace: {space}, name: {name}}}, local: {{path: {}}}, nodeAffinity: {{required: {{nodeSelectorTerms: [{{matchExpressions: [{{key: kubernetes.io/os, operator: In, values: [{value}]}}]}}]}}}}}}\n---\napiVersion: v1\nkind: PersistentVolumeClaim\nmetadata: {{name: {name}}}\nspec: {{accessModes: [ReadWriteOnce], storageClassName: '', volumeName: {name}-{space}, resources: {{requests: {{storage: 1Gi}}}}}}\n",
             data.display()
         )
     };
-    let node = kubectl
-        .run("get nodes -o jsonpath={.items[0].metadata.name}")
-        .ok();
+    let node = cluster.node("n");
     let uses = |name: &str| {
         let spec = format!(
             "nodeName: {node}, restartPolicy: Never, volumes: [{{name: v, persistentVolumeClaim: {{claimName: {name}}}}}],"
@@ -234,28 +241,31 @@ fn a_volume_of_another_node_is_not_mounted() {
     };
     for (name, value) in [("near", "linux"), ("far", "windows")] {
         kubectl.pipe("create -f -", &claimed(name, value)).ok();
-        bind(&kubectl, name);
+        if cluster.plane() == Plane::Embedded {
+            bind(cluster, name);
+        }
+        cluster.is(&format!("pvc/{name}"), "{.status.phase}", "Bound");
         kubectl.pipe("create -f -", &uses(name)).ok();
     }
     event_says(
-        &kubectl,
+        kubectl,
         "far",
         &["Warning|FailedMount|", "no matching NodeSelectorTerms"],
     );
     kubectl
         .run("wait --for=jsonpath={.status.phase}=Succeeded pod/near --timeout=60s")
         .ok();
-    assert_eq!(get(&kubectl, "far", ".status.phase"), "Pending");
+    assert_eq!(get(kubectl, "far", ".status.phase"), "Pending");
 }
 
 /// What the controller of claims does, where there is none.
-fn bind(kubectl: &Kubectl, name: &str) {
-    let uid = kubectl
-        .run(&format!("get pvc {name} -o jsonpath={{.metadata.uid}}"))
-        .ok();
+fn bind(cluster: &Cluster, name: &str) {
+    let kubectl = cluster.kubectl();
+    let uid = cluster.get(&format!("pvc/{name}"), "{.metadata.uid}");
+    let volume = format!("{name}-{}", cluster.namespace());
     let patch = format!("{{\"spec\":{{\"claimRef\":{{\"uid\":\"{uid}\"}}}}}}");
     kubectl
-        .words(&["patch", "pv", name, "--type=merge", "-p", &patch])
+        .words(&["patch", "pv", &volume, "--type=merge", "-p", &patch])
         .ok();
     let patch = "{\"status\":{\"phase\":\"Bound\"}}";
     kubectl
@@ -289,9 +299,19 @@ impl Small {
 
     /// Leaves no room.
     fn fill(&self) {
-        let mut file = std::fs::File::create(self.0.join("filler")).expect("a file");
+        let mut file = File::create(self.0.join("filler")).expect("a file");
         let page = [0_u8; 4096];
         while std::io::Write::write_all(&mut file, &page).is_ok() {}
+    }
+
+    /// Leaves so many pages.
+    fn fill_but(&self, pages: u64) {
+        self.fill();
+        let file = File::options().write(true).open(self.0.join("filler"));
+        let file = file.expect("it was made");
+        let length = file.metadata().expect("a file").len();
+        file.set_len(length.saturating_sub(pages * 4096))
+            .expect("a file");
     }
 
     fn empty(&self) {
@@ -305,36 +325,21 @@ impl Drop for Small {
     }
 }
 
-#[test]
-fn a_full_disk_is_named_at_each_write_and_what_runs_keeps_its_end() {
-    let up = Up::of(VK_CMD).args(&["--no-node"]).start();
-    let Some(kubectl) = up.kubectl() else {
-        return skip!("kubectl is missing");
-    };
+fn a_full_disk_is_named_at_each_write_and_what_runs_keeps_its_end(cluster: &Cluster) {
+    let kubectl = cluster.kubectl();
     let place = Arc::new(Place::new());
     let Some(disk) = Small::mount(&place.path().join("root")) else {
         return skip!("a small file system needs the right to mount");
     };
-    let _agent = Agent::of(VK_CMD, &up.kubeconfig, "small")
-        .at(&place)
-        .args(&["--no-taint", "--eviction-hard", "memory.available<1Mi"])
-        .start();
-    eventually("the node is Ready", || {
-        let said = kubectl
-            .run("get node small -o jsonpath={.status.conditions[?(@.type==\"Ready\")].status}");
-        if said.stdout == "True" {
-            Ok(())
-        } else {
-            Err(said)
-        }
-    });
+    let words = ["--eviction-hard", "memory.available<1Mi"];
+    let _agent = cluster.restart_node(&place, &words);
     let gate = place.path().join("gate");
     let script = format!(
         "until test -e {}; do sleep 0.05; done; yes 0123456789 | head -c 8000000; exit 7",
         gate.display()
     );
     let container = format!("command: [sh, -c, '{script}']");
-    create(&kubectl, "runs", NEVER, &container);
+    create(kubectl, "runs", NEVER, &container);
     kubectl
         .run("wait --for=condition=Ready pod/runs --timeout=60s")
         .ok();
@@ -343,26 +348,26 @@ fn a_full_disk_is_named_at_each_write_and_what_runs_keeps_its_end() {
     std::fs::write(&gate, "").expect("another disk");
     let ended = format!("{STATE}.terminated.exitCode");
     eventually("the end is known", || {
-        let code = get(&kubectl, "runs", &ended);
+        let code = get(kubectl, "runs", &ended);
         if code == "7" { Ok(()) } else { Err(code) }
     });
     // No room for a container's own directory, nor for volumes.
-    create(&kubectl, "bare", NEVER, "command: ['true']");
+    create(kubectl, "bare", NEVER, "command: ['true']");
     kubectl.run("create cm m --from-literal=k=v").ok();
     let spec = "restartPolicy: Never, volumes: [{name: v, configMap: {name: m}}],";
     let container = "command: [cat, v/k], volumeMounts: [{name: v, mountPath: v}]";
-    create(&kubectl, "volume", spec, container);
+    create(kubectl, "volume", spec, container);
     event_says(
-        &kubectl,
+        kubectl,
         "volume",
         &["Warning|Failed", "o space left on device"],
     );
     event_says(
-        &kubectl,
+        kubectl,
         "bare",
         &["Warning|Failed", "o space left on device"],
     );
-    assert_eq!(get(&kubectl, "volume", ".status.phase"), "Pending");
+    assert_eq!(get(kubectl, "volume", ".status.phase"), "Pending");
     // With room again they run, without anybody's help.
     disk.empty();
     for name in ["bare", "volume"] {
@@ -373,4 +378,77 @@ fn a_full_disk_is_named_at_each_write_and_what_runs_keeps_its_end() {
             .ok();
     }
     assert_eq!(kubectl.run("logs volume").ok(), "v");
+}
+
+fn a_start_that_finds_no_room_for_any_of_its_files_is_tried_again(cluster: &Cluster) {
+    let kubectl = cluster.kubectl();
+    let place = Arc::new(Place::new());
+    let Some(disk) = Small::mount(&place.path().join("root")) else {
+        return skip!("a small file system needs the right to mount");
+    };
+    let words = ["--eviction-hard", "memory.available<1Mi"];
+    let _agent = cluster.restart_node(&place, &words);
+    // Each page more lets a start come to its next file, until one goes well.
+    let mut waited = Vec::new();
+    let names: Vec<_> = (0..12).map(|pages| format!("room-{pages}")).collect();
+    for (pages, name) in (0..).zip(&names) {
+        disk.fill_but(pages);
+        create(kubectl, name, NEVER, "command: [sh, -c, 'echo went well']");
+        let waits = eventually("the start goes well or says what it waits for", || {
+            let phase = get(kubectl, name, ".status.phase");
+            let told = events(kubectl, name);
+            let no_room = { told.lines() }.any(|it| {
+                it.starts_with("Warning|Failed") && it.contains("o space left on device")
+            });
+            match phase.as_str() {
+                "Succeeded" => Ok(None),
+                "Failed" => Ok(Some(crate::env::state(kubectl, name))),
+                _ if no_room => Ok(Some(get(kubectl, name, &format!("{STATE}.waiting.reason")))),
+                _ => Err((phase, told)),
+            }
+        });
+        if let Some(reason) = waits {
+            waited.push(reason);
+        }
+        disk.empty();
+    }
+    // Before the container is begun at all, and while it is.
+    let known = ["ContainerCreating", "CreateContainerError"];
+    assert!(
+        waited.iter().all(|it| known.contains(&it.as_str()))
+            && known
+                .iter()
+                .all(|it| waited.iter().any(|reason| reason == it)),
+        "{waited:?}"
+    );
+    for name in &names {
+        cluster.is(&format!("pod/{name}"), "{.status.phase}", "Succeeded");
+        let count = get(kubectl, name, ".status.containerStatuses[0].restartCount");
+        assert_eq!(count, "0", "{name}");
+    }
+}
+
+fn an_agent_that_finds_its_disk_full_says_so_and_waits(cluster: &Cluster) {
+    let place = Arc::new(Place::new());
+    let Some(disk) = Small::mount(&place.path().join("root")) else {
+        return skip!("a small file system needs the right to mount");
+    };
+    disk.fill();
+    let agent = cluster.agent("n").at(&place);
+    let mut agent = agent
+        .args(&["--eviction-hard", "memory.available<1Mi"])
+        .start();
+    eventually("the agent says what it waits for", || {
+        let log = agent.log();
+        if log.contains("waiting for room") {
+            Ok(())
+        } else {
+            Err(log)
+        }
+    });
+    assert!(agent.runs(), "{}", agent.log());
+    disk.empty();
+    cluster.ready("n");
+    create(cluster.kubectl(), "p", NEVER, "command: ['true']");
+    cluster.is("pod/p", "{.status.phase}", "Succeeded");
 }

@@ -114,8 +114,15 @@ pub(super) async fn converse(
     };
     match answer {
         Answer::Status(Status::StartFailed {
-            reason, message, ..
-        }) => Err(StartError::Failed { reason, message }),
+            reason,
+            message,
+            no_room,
+            ..
+        }) => Err(StartError::Failed {
+            reason,
+            message,
+            no_room,
+        }),
         Answer::Status(status) => Ok(Handle::new(
             Connection::new(stream),
             child,
@@ -293,8 +300,15 @@ async fn died(launcher: &Launcher, records: &AttemptDir, error: io::Error) -> St
             attempt: records.number(),
         },
         Ok(Adopted::Exited(Status::StartFailed {
-            reason, message, ..
-        })) => StartError::Failed { reason, message },
+            reason,
+            message,
+            no_room,
+            ..
+        })) => StartError::Failed {
+            reason,
+            message,
+            no_room,
+        },
         Ok(Adopted::Exited(_) | Adopted::Running(_)) => StartError::Claimed {
             attempt: records.number(),
         },

@@ -20,8 +20,8 @@ use super::{
 };
 use crate::container::{
     protocol::{
-        self, Answer, ExecCall, Frames, KIND_MESSAGE, KIND_RESIZE, KIND_STDERR, KIND_STDIN,
-        KIND_STDOUT, MAX_FRAME, Message, RefusalCode, Request, TerminalSize,
+        self, Answer, AttachCall, ExecCall, Frames, KIND_MESSAGE, KIND_RESIZE, KIND_STDERR,
+        KIND_STDIN, KIND_STDOUT, MAX_FRAME, Message, RefusalCode, Request, TerminalSize,
     },
     status::{Exit, StartFailure, Status},
 };
@@ -155,7 +155,17 @@ impl Handle {
 
     /// Starts a command and leaves its streams to the caller.
     pub async fn exec_stream(&self, call: ExecCall) -> Result<ExecStream, ExecError> {
-        let frame = Request::Exec(Box::new(call))
+        self.streams(&Request::Exec(Box::new(call))).await
+    }
+
+    /// What the container's own command reads, and the size of its terminal. Nothing comes out of it: what the
+    /// command writes is in its log. Dropping it is the end of this caller.
+    pub async fn attach(&self, call: AttachCall) -> Result<ExecStream, ExecError> {
+        self.streams(&Request::Attach(call)).await
+    }
+
+    async fn streams(&self, request: &Request) -> Result<ExecStream, ExecError> {
+        let frame = request
             .encode(0)
             .map_err(|error| ExecError::Unreachable(error.into()))?;
         if frame.len() > MAX_FRAME {

@@ -61,6 +61,8 @@ pub enum StartError {
         reason: StartFailure,
         /// For people.
         message: String,
+        /// It was for want of room on a disk.
+        no_room: bool,
     },
     /// The attempt is taken: started earlier, or by another agent. Adopt it.
     #[error("attempt {attempt} is already claimed")]

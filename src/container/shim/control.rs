@@ -179,7 +179,7 @@ impl Control {
                 Ok(Some((protocol::KIND_MESSAGE, payload))) => {
                     Request::decode(&payload).map_err(io::Error::from)
                 }
-                // Streams belong to the connection of an exec.
+                // Streams belong to the connection of an exec or of a client that is attached.
                 Ok(Some((kind, _))) => Err(io::Error::new(
                     io::ErrorKind::Unsupported,
                     format!("frames of kind {kind}"),
@@ -188,8 +188,8 @@ impl Control {
             };
             match decoded {
                 Ok((id, Ok(request))) => {
-                    // What follows an exec are its streams.
-                    let taken_over = matches!(request, Request::Exec(_));
+                    // What follows are streams.
+                    let taken_over = matches!(request, Request::Exec(_) | Request::Attach(_));
                     asked.push(Asked {
                         connection: index,
                         id,

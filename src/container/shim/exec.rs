@@ -8,7 +8,7 @@ use std::{
     fs::File,
     io::{self, Read, Write},
     os::{
-        fd::{AsFd, BorrowedFd, OwnedFd},
+        fd::{AsFd, BorrowedFd},
         unix::net::UnixStream,
     },
     time::{Duration, Instant},
@@ -16,16 +16,15 @@ use std::{
 
 use jiff::Timestamp;
 use nix::{
-    fcntl::{FcntlArg, OFlag, fcntl},
     poll::PollFlags,
-    pty::{grantpt, posix_openpt, ptsname_r, unlockpt},
     sys::signal::{Signal, killpg},
     unistd::Pid,
 };
 
 use super::{
     control::Connection,
-    start::{Failure, Streams, Surroundings, pipe},
+    start::{Failure, Surroundings},
+    streams,
 };
 use crate::container::{
     cgroup::Group,
@@ -34,7 +33,8 @@ use crate::container::{
         self, Answer, ExecCall, Frames, KIND_RESIZE, KIND_STDERR, KIND_STDIN, KIND_STDOUT, Message,
         Refusal, RefusalCode, TerminalSize,
     },
-    status::{Exit, StartFailure, Status},
+    status::{Exit, Status},
+    terminal,
 };
 
 /// Commands at once; more are turned away.
@@ -92,13 +92,6 @@ struct Output {
     from: Option<File>,
 }
 
-/// Our ends of a command's streams.
-struct Ends {
-    stdin: Option<File>,
-    stdout: Option<File>,
-    stderr: Option<File>,
-}
-
 impl Execs {
     pub(super) fn new(surroundings: Surroundings) -> Self {
         Self {
@@ -123,7 +116,10 @@ impl Execs {
                 Answer::Refused(Refusal::new(RefusalCode::System, message)),
             );
         }
-        match spawn(&self.surroundings, call) {
+        let started = streams::start(call.stdin, call.terminal, |streams| {
+            self.surroundings.exec(&call.argv, streams)
+        });
+        match started {
             Ok((pid, ends)) => {
                 let deadline = call
                     .timeout_ms
@@ -138,7 +134,7 @@ impl Execs {
                     stdin: ends.stdin,
                     stdout: Output {
                         kind: KIND_STDOUT,
-                        from: ends.stdout,
+                        from: Some(ends.stdout),
                     },
                     stderr: Output {
                         kind: KIND_STDERR,
@@ -158,12 +154,17 @@ impl Execs {
                 self.running.push(exec);
                 self.forget();
             }
-            Err(Failure { reason, message }) => {
+            Err(Failure {
+                reason,
+                message,
+                no_room,
+            }) => {
                 let finished_at = Timestamp::now();
                 let status = Status::StartFailed {
                     reason,
                     message,
                     finished_at,
+                    no_room,
                 };
                 refuse(stream, id, Answer::Status(status));
             }
@@ -238,66 +239,6 @@ pub(super) fn refuse(mut stream: UnixStream, id: u64, answer: Answer) {
     let _ = protocol::send(&mut stream, &Message::Reply { id, answer });
 }
 
-/// Makes the streams and the process.
-fn spawn(surroundings: &Surroundings, call: &ExecCall) -> Result<(Pid, Ends), Failure> {
-    if let Some(size) = call.terminal {
-        let (master, path) = terminal(size).map_err(|errno| Failure {
-            reason: StartFailure::System,
-            message: format!("failed to make a terminal: {}", errno.desc()),
-        })?;
-        let second = master.try_clone().map_err(|error| Failure {
-            reason: StartFailure::System,
-            message: format!("failed to make a terminal: {error}"),
-        })?;
-        let pid = surroundings.exec(&call.argv, &Streams::Terminal(&path))?;
-        let ends = Ends {
-            stdin: call.stdin.then_some(second),
-            stdout: Some(master),
-            stderr: None,
-        };
-        return Ok((pid, ends));
-    }
-    let input = if call.stdin { Some(pipe_in()?) } else { None };
-    let (stdout, child_stdout) = pipe()?;
-    let (stderr, child_stderr) = pipe()?;
-    let (stdin, child_stdin) = input.unzip();
-    let streams = Streams::Pipes([
-        child_stdin.as_ref(),
-        Some(&child_stdout),
-        Some(&child_stderr),
-    ]);
-    let pid = surroundings.exec(&call.argv, &streams)?;
-    let ends = Ends {
-        stdin: stdin.map(File::from),
-        stdout: Some(stdout.into()),
-        stderr: Some(stderr.into()),
-    };
-    Ok((pid, ends))
-}
-
-/// A pipe whose writing end, ours, does not block.
-fn pipe_in() -> Result<(OwnedFd, OwnedFd), Failure> {
-    let made = nix::unistd::pipe2(OFlag::O_CLOEXEC).and_then(|(read, write)| {
-        fcntl(&write, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
-        Ok((write, read))
-    });
-    made.map_err(|errno| Failure {
-        reason: StartFailure::System,
-        message: format!("failed to make a pipe: {}", errno.desc()),
-    })
-}
-
-/// A terminal: our end, and the path of the other.
-fn terminal(size: TerminalSize) -> nix::Result<(File, String)> {
-    let flags = OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
-    let master = posix_openpt(flags)?;
-    grantpt(&master)?;
-    unlockpt(&master)?;
-    let path = ptsname_r(&master)?;
-    process::set_terminal_size(master.as_fd(), size.columns, size.rows)?;
-    Ok((OwnedFd::from(master).into(), path))
-}
-
 impl Exec {
     fn interests(&self) -> impl Iterator<Item = (BorrowedFd<'_>, PollFlags)> {
         let mut connection = PollFlags::empty();
@@ -363,11 +304,11 @@ impl Exec {
                 self.incoming.extend_from_slice(payload);
             }
             KIND_RESIZE => {
-                if let (Some(size), Some(terminal)) =
+                if let (Some(size), Some(screen)) =
                     (TerminalSize::from_bytes(payload), self.stdout.from.as_ref())
                 {
                     // A pipe has no size; nothing is lost.
-                    let _ = process::set_terminal_size(terminal.as_fd(), size.columns, size.rows);
+                    let _ = terminal::set_size(screen.as_fd(), size);
                 }
             }
             // Input that nobody reads, and kinds of newer callers.

@@ -12,7 +12,9 @@
 //! | `mounts` | a mount namespace, where one is wanted |
 //! | `born` | a process that begins in a control group |
 //! | `control` | connections and who may connect |
+//! | `streams` | pipes and terminals |
 //! | `output` | pipes into files |
+//! | `input` | what attached clients send to the command |
 //! | `exec` | further commands and their streams |
 //!
 //! Order of a start, and what a death after each step means to [`crate::container::launch::Launcher::adopt`]:
@@ -56,9 +58,11 @@ use super::{
 mod born;
 mod control;
 mod exec;
+mod input;
 mod mounts;
 mod output;
 mod start;
+mod streams;
 mod supervise;
 
 /// What the command line of a shim says; it is public, so nothing of it is secret.

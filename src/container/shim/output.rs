@@ -2,7 +2,6 @@
 
 use std::{
     io::{self, Read},
-    os::fd::OwnedFd,
     time::{Duration, SystemTime},
 };
 
@@ -41,10 +40,7 @@ impl Sink {
     pub(super) fn create(context: &Context, policy: LogPolicy) -> Result<Self, Failure> {
         let failed = |reason, what: &str| {
             let what = format!("failed to create {what}");
-            move |error: crate::container::dir::DirError| Failure {
-                reason,
-                message: format!("{what}: {}", super::chain(&error)),
-            }
+            move |error: crate::container::dir::DirError| Failure::caused(reason, &what, &error)
         };
         Ok(Self {
             stdout: PlainFile::create(&context.workdir, "stdout", policy)
@@ -128,11 +124,8 @@ enum More {
 }
 
 impl Source {
-    pub(super) fn new(stream: Stream, pipe: OwnedFd) -> Self {
-        Self {
-            stream,
-            pipe: Some(pipe.into()),
-        }
+    pub(super) fn new(stream: Stream, pipe: Option<std::fs::File>) -> Self {
+        Self { stream, pipe }
     }
 
     /// Copies one piece, so that one busy output starves nothing else.

@@ -26,13 +26,18 @@ use nix::{
     unistd::{AccessFlags, Pid, access},
 };
 
-use super::{Context, born, chain, output::Sink};
+use super::{
+    Context, born, chain,
+    output::Sink,
+    streams::{self, Ends, Streams},
+};
 use crate::container::{
     cgroup::Group,
     claim::Reserve,
     engine::{EngineClient, ExecPrefix},
+    files,
     process::{MARKER, ProcessId, Stat},
-    spec::{ContainerSpec, Rlimit, RlimitResource},
+    spec::{ContainerSpec, Interactive, Rlimit, RlimitResource},
     status::StartFailure,
 };
 
@@ -59,22 +64,15 @@ pub(super) struct Surroundings {
     pub(super) group: Option<Group>,
 }
 
-/// What a command reads and writes.
-pub(super) enum Streams<'a> {
-    /// Standard input, output and error; `/dev/null` where there is none.
-    Pipes([Option<&'a OwnedFd>; 3]),
-    /// A terminal, by the path of its slave; the command gets a session of its own, whose terminal it is.
-    Terminal(&'a str),
-}
-
 /// A command that runs.
 pub(super) struct Started {
     pub(super) engine: Option<Box<EngineClient>>,
     pub(super) surroundings: Surroundings,
     pub(super) main: ProcessId,
     pub(super) started_at: Timestamp,
-    pub(super) stdout: OwnedFd,
-    pub(super) stderr: OwnedFd,
+    /// Our ends of its streams, and what they are for.
+    pub(super) ends: Ends,
+    pub(super) interactive: Interactive,
     pub(super) sink: Sink,
     pub(super) reserve: Option<Reserve>,
 }
@@ -84,6 +82,8 @@ pub(super) struct Started {
 pub(super) struct Failure {
     pub(super) reason: StartFailure,
     pub(super) message: String,
+    /// Whether a disk is full.
+    pub(super) no_room: bool,
 }
 
 impl Failure {
@@ -91,14 +91,22 @@ impl Failure {
         Self {
             reason,
             message: message.into(),
+            no_room: false,
         }
     }
 
-    fn caused(reason: StartFailure, what: &str, error: &dyn std::error::Error) -> Self {
-        Self::new(reason, format!("{what}: {}", chain(error)))
+    pub(super) fn caused(
+        reason: StartFailure,
+        what: &str,
+        error: &(dyn std::error::Error + 'static),
+    ) -> Self {
+        Self {
+            no_room: files::wants_room(error),
+            ..Self::new(reason, format!("{what}: {}", chain(error)))
+        }
     }
 
-    fn errno(reason: StartFailure, what: &str, errno: Errno) -> Self {
+    pub(super) fn errno(reason: StartFailure, what: &str, errno: Errno) -> Self {
         Self::new(reason, format!("{what}: {}", errno.desc()))
     }
 }
@@ -121,8 +129,6 @@ pub(super) fn start(context: &Context, spec: &ContainerSpec) -> Result<Started, 
     }
     // Where there is no room for it, the end of the container may still find some.
     let reserve = Reserve::take(&context.records).ok();
-    let (stdout, child_stdout) = pipe()?;
-    let (stderr, child_stderr) = pipe()?;
     if let Some(cpus) = &spec.cpu_affinity {
         // For this process and all that it will start.
         set_affinity(cpus)?;
@@ -136,10 +142,12 @@ pub(super) fn start(context: &Context, spec: &ContainerSpec) -> Result<Started, 
         super::mounts::enter(wanted, &staging)
             .map_err(|problem| Failure::new(StartFailure::Mounts, problem))?;
     }
-    let streams = Streams::Pipes([None, Some(&child_stdout), Some(&child_stderr)]);
-    let main = surroundings.spawn(&argv, &streams)?;
+    let wanted = spec.interactive.unwrap_or_default();
+    let terminal = wanted.terminal.then_some(streams::TERMINAL);
+    let (main, ends) = streams::start(wanted.stdin, terminal, |streams| {
+        surroundings.spawn(&argv, streams)
+    })?;
     let started_at = Timestamp::now();
-    drop((child_stdout, child_stderr));
     write_pgid(&pgid_file, main);
     let main = context.here.process(main.as_raw(), start_time(main));
     Ok(Started {
@@ -147,8 +155,8 @@ pub(super) fn start(context: &Context, spec: &ContainerSpec) -> Result<Started, 
         surroundings,
         main,
         started_at,
-        stdout,
-        stderr,
+        ends,
+        interactive: wanted,
         sink,
         reserve,
     })
@@ -287,7 +295,7 @@ fn environment(spec: &ContainerSpec, container: &str) -> Result<Vec<CString>, Fa
 
 /// Creates the `pgid` file with room for any number; until the number is known it holds white space.
 fn create_pgid_file(context: &Context) -> Result<File, Failure> {
-    let failed = |error: &dyn std::error::Error| {
+    let failed = |error: &(dyn std::error::Error + 'static)| {
         Failure::caused(
             StartFailure::PgidFile,
             "failed to write the pgid file",
@@ -309,14 +317,6 @@ fn write_pgid(file: &File, pgid: Pid) {
     let _ = file
         .write_all_at(text.as_bytes(), 0)
         .and_then(|()| file.set_len(text.len() as u64));
-}
-
-pub(super) fn pipe() -> Result<(OwnedFd, OwnedFd), Failure> {
-    let failed = |errno| Failure::errno(StartFailure::System, "failed to make a pipe", errno);
-    let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(failed)?;
-    // Only our end: the command expects a pipe that blocks.
-    fcntl(&read, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map_err(failed)?;
-    Ok((read, write))
 }
 
 /// Finds the program as a shell does: by the container's `PATH` unless its name has a slash.

@@ -16,8 +16,9 @@ use nix::{
 
 use super::{
     Context,
-    control::{Asked, Control, ended},
+    control::{Asked, Connection, Control, ended},
     exec::{self, Execs},
+    input::Input,
     output::{Sink, Source},
     start::{Failure, Started},
 };
@@ -29,13 +30,15 @@ use crate::container::{
     held,
     log::line::Stream,
     process::{self, Ended, Stat},
-    protocol::{Answer, ExecCall, Greeting, PROTOCOL, Refusal, RefusalCode, Request},
+    protocol::{Answer, AttachCall, ExecCall, Greeting, PROTOCOL, Refusal, RefusalCode, Request},
     status::{Exit, Status},
 };
 
 const SIGTERM: i32 = Signal::SIGTERM as i32;
 /// Time from the start to the moment when the claim goes to the medium.
 const SYNC_DELAY: Duration = Duration::from_secs(1);
+/// Pause before processes that could not be listed are looked for again.
+const KILL_AGAIN: Duration = Duration::from_millis(200);
 /// Pause before a status that found no room is written again.
 const RETRY: Duration = Duration::from_secs(5);
 
@@ -65,11 +68,16 @@ pub(super) fn supervise(
             control.answer_start(&status);
             Supervisor::new(context, control, claim, started, status).run();
         }
-        Err(Failure { reason, message }) => {
+        Err(Failure {
+            reason,
+            message,
+            no_room,
+        }) => {
             let status = Status::StartFailed {
                 reason,
                 message,
                 finished_at: Timestamp::now(),
+                no_room,
             };
             let mut ending = Ending {
                 context,
@@ -107,12 +115,15 @@ struct Supervisor<'a> {
     told: Option<i32>,
     /// Whether the tree is being killed.
     killing: bool,
+    /// When that is tried again, where it could not be looked at.
+    kill_again: Option<Instant>,
     /// Whether that is for want of memory.
     out_of_memory: bool,
     /// Whether the kernel says that we have no child left.
     childless: bool,
     /// Processes left that we may not kill.
     immune: usize,
+    input: Input,
     stdout: Source,
     stderr: Source,
     sink: Sink,
@@ -142,11 +153,17 @@ impl<'a> Supervisor<'a> {
             deadline: None,
             told: None,
             killing: false,
+            kill_again: None,
             out_of_memory: false,
             childless: false,
             immune: 0,
-            stdout: Source::new(Stream::Stdout, started.stdout),
-            stderr: Source::new(Stream::Stderr, started.stderr),
+            input: Input::new(
+                started.interactive,
+                started.ends.stdin,
+                Some(&started.ends.stdout),
+            ),
+            stdout: Source::new(Stream::Stdout, Some(started.ends.stdout)),
+            stderr: Source::new(Stream::Stderr, started.ends.stderr),
             sink: started.sink,
             buffer: Vec::new(),
             reserve: started.reserve,
@@ -171,6 +188,7 @@ impl<'a> Supervisor<'a> {
             .into_iter()
             .chain(self.unsynced.map(|(at, _)| at))
             .chain(self.execs.next_deadline())
+            .chain(self.kill_again)
             .min()
         {
             Some(at) => {
@@ -194,8 +212,7 @@ impl<'a> Supervisor<'a> {
                 .map(|fd| PollFd::new(fd, PollFlags::POLLIN)),
         );
         fds.extend(
-            self.execs
-                .interests()
+            { self.input.interests().chain(self.execs.interests()) }
                 .map(|(fd, events)| PollFd::new(fd, events)),
         );
         // Interrupted, or short of memory: look at everything.
@@ -214,8 +231,11 @@ impl<'a> Supervisor<'a> {
         let own = 1
             + outputs.iter().filter(|it| it.pipe.is_some()).count()
             + self.control.descriptors().count();
-        let (own, of_execs) = ready.split_at(own.min(ready.len()));
-        // Before anything that adds a command or ends one.
+        let (own, others) = ready.split_at(own.min(ready.len()));
+        let of_input = self.input.interests().count().min(others.len());
+        let (of_input, of_execs) = others.split_at(of_input);
+        // Before anything that adds a client or a command, or ends one.
+        self.input.ready(of_input);
         self.execs.ready(of_execs);
         let mut ready = own.iter().map(|events| !events.is_empty());
         let mut next = || ready.next().unwrap_or(false);
@@ -244,6 +264,9 @@ impl<'a> Supervisor<'a> {
                 .deadline
                 .is_some_and(|deadline| deadline <= Instant::now())
         {
+            self.kill_tree();
+        }
+        if { self.kill_again.take_if(|at| *at <= Instant::now()) }.is_some() {
             self.kill_tree();
         }
         if let Some((_, claim)) = self.unsynced.take_if(|(at, _)| *at <= Instant::now()) {
@@ -312,6 +335,8 @@ impl<'a> Supervisor<'a> {
             group.kill();
         }
         let Ok(tree) = process::descendants(std::process::id().cast_signed()) else {
+            // Short of descriptors or memory, which passes.
+            self.kill_again = Some(Instant::now() + KILL_AGAIN);
             return;
         };
         let denied = |sent: std::io::Result<bool>| {
@@ -363,20 +388,36 @@ impl<'a> Supervisor<'a> {
                 Answer::Done
             }
             Request::Exec(call) => return self.exec(asked, call),
+            Request::Attach(call) => return self.attach(asked, *call),
         };
         self.control.answer(asked, answer);
     }
 
     fn exec(&mut self, asked: &Asked, call: &ExecCall) {
+        if let Some(connection) = self.take(asked) {
+            self.execs.start(connection, asked.id, call);
+        }
+    }
+
+    fn attach(&mut self, asked: &Asked, call: AttachCall) {
+        if let Some(connection) = self.take(asked) {
+            self.input.attach(connection, asked.id, call.stdin);
+        }
+    }
+
+    /// The connection that carries streams from now on; none where the call was refused.
+    fn take(&mut self, asked: &Asked) -> Option<Connection> {
         let Some(connection) = self.control.take(asked) else {
-            let message = "an exec takes a connection of its own";
+            let message = "streams take a connection of their own";
             let refusal = Refusal::new(RefusalCode::Invalid, message);
-            return self.control.answer(asked, Answer::Refused(refusal));
+            self.control.answer(asked, Answer::Refused(refusal));
+            return None;
         };
         if self.ended.is_some() || self.killing {
-            return exec::refuse(connection.stream, asked.id, ended());
+            exec::refuse(connection.stream, asked.id, ended());
+            return None;
         }
-        self.execs.start(connection, asked.id, call);
+        Some(connection)
     }
 
     /// The main process is not reaped yet, so its number is its own, and so is its group's.

@@ -244,11 +244,12 @@ impl<'a> Check<'a> {
             resources,
             restart_policy_rules,
             security_context,
-            stdin,
+            // For those who attach.
+            stdin: _,
             stdin_once: _,
             termination_message_path,
             termination_message_policy: _,
-            tty,
+            tty: _,
             volume_devices,
             volume_mounts,
             working_dir: _,
@@ -261,8 +262,6 @@ impl<'a> Check<'a> {
             let other = rule.action != "Restart" || rule.exit_codes.is_none();
             self.refuse(other, format!("{at}.restartPolicyRules: {}", rule.action));
         }
-        self.refuse(*stdin == Some(true), format!("{at}.stdin"));
-        self.refuse(*tty == Some(true), format!("{at}.tty"));
         self.refuse(given(volume_devices), format!("{at}.volumeDevices"));
         let in_image = matches!(image(container), Image::Reference);
         if let Some(path) = termination_message_path

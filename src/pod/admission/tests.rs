@@ -100,8 +100,6 @@ fn what_is_not_built_is_named() {
             json!({"lifecycle": {"stopSignal": "SIGNONE"}}),
             "lifecycle.stopSignal=SIGNONE",
         ),
-        (json!({"stdin": true}), "stdin"),
-        (json!({"tty": true}), "tty"),
         (
             json!({"resources": {"limits": {"hugepages-2Mi": "2Mi"}}}),
             "resources.limits.hugepages-2Mi",
@@ -179,7 +177,7 @@ fn roles_and_policies() {
     ]);
     spec["ephemeralContainers"] = json!([
         {"name": "e", "image": image},
-        {"name": "f", "image": image, "tty": true},
+        {"name": "f", "image": image, "volumeDevices": [{"name": "v", "devicePath": "/dev/v"}]},
     ]);
     spec["activeDeadlineSeconds"] = json!(60);
     spec["restartPolicy"] = json!("OnFailure");
@@ -201,7 +199,11 @@ fn roles_and_policies() {
     assert!(rules[0].means(42) && !rules[0].means(1));
     assert_eq!(plan.containers[3].refusal, None);
     let refused = plan.containers[4].refusal.as_ref().unwrap();
-    assert!(refused.message.contains("ephemeral container f.tty"));
+    assert!(
+        refused
+            .message
+            .contains("ephemeral container f.volumeDevices")
+    );
 }
 
 #[test]

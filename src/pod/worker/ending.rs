@@ -16,9 +16,10 @@ use crate::{
         log::{ReadOptions, Reader},
     },
     pod::{
+        api::chain,
         compat::{self, Compat, Stderr},
         containers,
-        machine::Ended,
+        machine::{Ended, Waiting},
         mounts,
     },
 };
@@ -129,6 +130,43 @@ pub(super) async fn read(
         };
     }
     end
+}
+
+/// What to show while a start waits for room on a disk, as a kubelet's does; none for every other end.
+///
+/// The attempt is forgotten with that: nothing of it ran, so that the next try may have its number.
+/// The documented semantics end the container there.
+pub(super) async fn not_yet(
+    context: &Context,
+    dir: &ContainerDir,
+    how: How,
+    attempt: u32,
+    status: &Status,
+) -> Option<Waiting> {
+    let Status::StartFailed {
+        message,
+        no_room: true,
+        ..
+    } = status
+    else {
+        return None;
+    };
+    if how.compat.documented() {
+        return None;
+    }
+    let forgotten = {
+        let dir = dir.clone();
+        context.on_disk(move || dir.remove_attempt(attempt)).await
+    };
+    match forgotten {
+        Ok(Ok(())) => {}
+        // The next try finds it again.
+        Ok(Err(error)) => {
+            tracing::warn!(error = chain(&error), attempt, "an attempt stays on record")
+        }
+        Err(error) => tracing::warn!(error, attempt, "an attempt stays on record"),
+    }
+    Some(start::create_error(message.clone()))
 }
 
 fn last_words(records: &AttemptDir) -> io::Result<String> {

@@ -278,6 +278,7 @@ fn build(
     let mut spec = ContainerSpec::new(command.argv, environment, begin);
     spec.mounts = namespace;
     spec.on_host = on_host;
+    spec.interactive = containers::interactive(container);
     Ok((spec, command.notice))
 }
 

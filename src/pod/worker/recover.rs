@@ -106,6 +106,11 @@ async fn attempts(
                 *handle = Some(adopted);
             }
             Ok(Adopted::Exited(status) | Adopted::Lost(status)) => {
+                let waits = ending::not_yet(context, dir, how, attempt, &status).await;
+                if waits.is_some() {
+                    found.next_attempt = attempt;
+                    continue;
+                }
                 let end = ending::read(context, dir, how, attempt, &status);
                 found.ended.push(end.await);
             }

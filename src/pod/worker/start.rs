@@ -509,12 +509,20 @@ async fn launch(
         .await
     {
         Ok(handle) => Ok(Outcome::Handle(handle)),
-        Err(StartError::Failed { reason, message }) => {
+        Err(StartError::Failed {
+            reason,
+            message,
+            no_room,
+        }) => {
             let status = Status::StartFailed {
                 reason,
                 message,
                 finished_at: Timestamp::now(),
+                no_room,
             };
+            if let Some(problem) = ending::not_yet(context, &dir, how, attempt, &status).await {
+                return Err(problem);
+            }
             let end = ending::read(context, &dir, how, attempt, &status);
             Ok(Outcome::Ended(end.await))
         }
@@ -523,6 +531,9 @@ async fn launch(
         ) => match context.launcher.adopt(&dir, attempt).await {
             Ok(Adopted::Running(handle)) => Ok(Outcome::Handle(handle)),
             Ok(Adopted::Exited(status) | Adopted::Lost(status)) => {
+                if let Some(problem) = ending::not_yet(context, &dir, how, attempt, &status).await {
+                    return Err(problem);
+                }
                 let end = ending::read(context, &dir, how, attempt, &status);
                 Ok(Outcome::Ended(end.await))
             }

@@ -1,6 +1,6 @@
 //! What it costs to see what every container of a node uses.
 //!
-//! `cargo bench --profile fast --bench usage [containers, 1000 as a rule]`
+//! `cargo bench --profile fast --bench usage [containers, 1000 as a rule]`; `--profile dev` builds sooner.
 
 use std::{
     path::PathBuf,

@@ -1,14 +1,15 @@
 //! API servers that restart, lose their store, are too busy, or are of another age; clocks that differ.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::kill;
 use nix::unistd::Pid;
-use testkit::{Agent, Between, Cluster, Fate, RealCluster, eventually, eventually_within, skip};
+use testkit::{Agent, Between, Cluster, Fate, RealCluster, eventually, eventually_within};
 
 use crate::VK_CMD;
 use crate::both::both;
+use crate::clock::Clock;
 
 both![
     a_busy_server_is_left_alone_as_long_as_it_says,
@@ -142,37 +143,11 @@ fn a_server_that_does_not_answer_is_given_up(cluster: &Cluster) {
     cluster.ready("n");
 }
 
-/// A library that shifts the wall clock of a process by `SKEW` seconds.
-fn skew(cluster: &Cluster) -> Option<PathBuf> {
-    const SOURCE: &str = "#define _GNU_SOURCE\n#include <stdlib.h>\n#include <sys/syscall.h>\n#include <time.h>\n\
-        #include <unistd.h>\nint clock_gettime(clockid_t clock, struct timespec *time) {\n  \
-        int done = syscall(SYS_clock_gettime, clock, time);\n  const char *skew = getenv(\"SKEW\");\n  \
-        if (!done && clock == CLOCK_REALTIME && skew) time->tv_sec += atol(skew);\n  return done;\n}\n";
-    let source = cluster.dir().join("skew.c");
-    std::fs::write(&source, SOURCE).expect("written");
-    let library = cluster.dir().join("skew.so");
-    let built = std::process::Command::new("cc")
-        .args(["-shared", "-fPIC", "-o"])
-        .arg(&library)
-        .arg(&source)
-        .status();
-    match built {
-        Ok(status) if status.success() => Some(library),
-        other => {
-            skip!("no C compiler to shift a clock with: {other:?}");
-            None
-        }
-    }
-}
-
 fn a_skewed_clock_ends_nothing(cluster: &Cluster) {
-    let Some(library) = skew(cluster) else { return };
-    let shifted = |node: &str, seconds: &str| {
-        let agent = cluster.agent(node).env("SKEW", seconds);
-        agent.env("LD_PRELOAD", &library.to_string_lossy()).start()
-    };
+    let mut clock = Clock::new(cluster.dir());
     // A clock that is behind the birth of the API server's certificate is told so, and waits for better times.
-    let behind = shifted("behind", "-3600");
+    clock.set_shift(-3600);
+    let behind = clock.of(cluster.agent("behind")).start();
     eventually("the log names the clock's trouble", || {
         let log = behind.log();
         if log.contains("certificate not valid yet") {
@@ -184,7 +159,8 @@ fn a_skewed_clock_ends_nothing(cluster: &Cluster) {
     drop(behind);
 
     let node = "ahead";
-    let agent = shifted(node, "3600");
+    clock.set_shift(3600);
+    let agent = clock.of(cluster.agent(node)).start();
     cluster.ready(node);
     let name = cluster.node(node);
     cluster.apply(&format!(

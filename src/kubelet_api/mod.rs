@@ -17,6 +17,7 @@
 //! Tasks: one accepts, one serves each connection, one carries each stream; all end with the token of [`serve`].
 
 mod auth;
+mod channel;
 mod logs;
 mod route;
 mod server;

@@ -26,8 +26,9 @@ use warp::reply::Response;
 use warp::{Filter, Reply};
 
 use super::auth::{Caller, Guard, Refused};
+use super::channel::{CHANNELS, Upgrade};
 use super::route::{Container, Route, verb};
-use super::stream::{self, Options, Upgrade};
+use super::stream::{self, Options};
 use super::{logs, stats};
 use crate::agent::ServiceContext;
 use crate::container::launch::{ExecError, ExecStream};
@@ -423,9 +424,9 @@ async fn exec(api: &Api, container: &Container, head: Head) -> Response {
         Ok(found) => found,
         Err(answer) => return answer,
     };
-    let upgrade = match Upgrade::new(&head.headers, head.upgrade) {
+    let upgrade = match Upgrade::new(&head.headers, head.upgrade, CHANNELS) {
         Ok(upgrade) => upgrade,
-        Err((code, why)) => return text(code, why),
+        Err(answer) => return answer,
     };
     let handle = match api.launcher.adopt(&view.directory, attempt).await {
         Ok(Adopted::Running(handle)) => handle,
@@ -478,9 +479,9 @@ async fn attach(api: &Api, container: &Container, head: Head) -> Response {
         Ok(found) => found,
         Err(answer) => return answer,
     };
-    let upgrade = match Upgrade::new(&head.headers, head.upgrade) {
+    let upgrade = match Upgrade::new(&head.headers, head.upgrade, CHANNELS) {
         Ok(upgrade) => upgrade,
-        Err((code, why)) => return text(code, why),
+        Err(answer) => return answer,
     };
     // Before the answer: who has it misses nothing that comes afterwards.
     let output = match stream::Output::open(&view.directory.attempt(attempt)).await {

@@ -21,6 +21,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::capacity::Capacity;
+use super::holder::Holder;
 use super::object::{self, Host, NodeSpec};
 use super::pressure::Pressure;
 use super::walltime::{Outlook, Phase};
@@ -80,7 +81,7 @@ struct Keeper {
     /// What the node is short of.
     pressure: watch::Receiver<Pressure>,
     /// This run.
-    holder: String,
+    holder: Holder,
     node_uid: String,
     lease: Option<Value>,
     sent: Value,
@@ -137,7 +138,7 @@ pub(crate) async fn keep(client: Client, keeping: Keeping) -> Result<End, NodeEr
         stop,
         remove,
     } = keeping;
-    let holder = format!("{}_{}", spec.name, uuid::Uuid::new_v4());
+    let holder = Holder::new(&spec.name, &data);
     let mut keeper = Keeper {
         client,
         spec,
@@ -368,7 +369,7 @@ impl Keeper {
                     "name": self.spec.name, "uid": self.node_uid}],
             },
             "spec": {
-                "holderIdentity": self.holder,
+                "holderIdentity": self.holder.text,
                 "leaseDurationSeconds": LEASE_SECONDS,
                 "renewTime": now,
             },
@@ -393,10 +394,13 @@ impl Keeper {
 
     fn not_of_another(&self, held: &Value) -> Result<(), Try> {
         let holder = &held["spec"]["holderIdentity"];
-        if self.lease.is_none() || *holder == self.holder.as_str() {
+        if self.lease.is_none() || *holder == self.holder.text.as_str() {
             return Ok(());
         }
-        tracing::error!(%holder, "another agent took this node's name; this one steps down");
+        tracing::error!(
+            %holder,
+            "another agent took this node's name; this one steps down: give each agent a NODENAME (--nodename) of its own"
+        );
         Err(Try::Replaced)
     }
 
@@ -412,6 +416,7 @@ impl Keeper {
             Err(ApiProblem::Conflict(_)) => {
                 let held: Value = get(&self.client, &self.lease_path()).await.map_err(again)?;
                 self.not_of_another(&held)?;
+                self.tell_whose_it_was(&held);
                 let body = self.lease_body(Some(&held));
                 send(&self.client, Method::PUT, &self.lease_path(), JSON, &body)
                     .await
@@ -422,6 +427,20 @@ impl Keeper {
         self.lease = Some(lease);
         self.extend_mandate(asked_at);
         Ok(())
+    }
+
+    /// Who takes a name that is in use elsewhere says so: the other one ends, and what it ran.
+    fn tell_whose_it_was(&self, held: &Value) {
+        let Some(other) = self.holder.elsewhere(&held["spec"], Timestamp::now()) else {
+            return;
+        };
+        let name = &self.spec.name;
+        let message = format!(
+            "the name of node {name} was in use elsewhere, by {other}: this agent has it now, and that one ends with its \
+             pods. Unless that was meant, give each agent a NODENAME (--nodename) of its own"
+        );
+        tracing::warn!("{message}");
+        self.tell_of("NodeNameTaken", true, message);
     }
 
     /// The lease was renewed by a request of that time.
@@ -572,6 +591,10 @@ impl Keeper {
     }
 
     fn tell(&self, reason: &'static str, message: String) {
+        self.tell_of(reason, false, message);
+    }
+
+    fn tell_of(&self, reason: &'static str, warning: bool, message: String) {
         // As a kubelet writes them: the UID of a node's events is its name.
         let subject = Subject {
             kind: "Node",
@@ -582,7 +605,7 @@ impl Keeper {
         };
         let event = Event {
             subject,
-            warning: false,
+            warning,
             reason: reason.into(),
             message,
         };

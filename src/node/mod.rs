@@ -12,6 +12,7 @@
 //! | [`usage`] | what the node as a whole uses |
 //! | [`eviction`] | pods go where the node is short of something |
 //! | `rights` | what an identity may do, and what follows where it may not |
+//! | `holder` | whose a node's name is |
 //! | [`keeper`] | the task that registers, renews the lease and reports the status |
 
 pub mod allocation;
@@ -20,6 +21,7 @@ pub mod capacity;
 pub mod devices;
 mod drain;
 pub mod eviction;
+mod holder;
 pub mod keeper;
 pub mod object;
 pub mod pressure;

@@ -26,6 +26,7 @@ use serde_json::value::RawValue;
 
 use super::{
     spec::ContainerSpec,
+    stats::Usage,
     status::{Exit, Status},
 };
 
@@ -81,6 +82,12 @@ pub enum Request {
     KillTree,
     /// `kill-tree-for-memory`: the same, and the end is recorded as one for want of memory.
     KillForMemory,
+    /// `usage`: replies with what the container uses, looked at where it runs: its processes may be in another PID
+    /// namespace than the agent's, or no descendants of the shim.
+    Usage {
+        /// Bytes of resident memory above which the exact memory is asked for too.
+        exact_above: Option<u64>,
+    },
     /// `exec`: run a further command among the container's processes; the connection is its streams from then on.
     /// Replied to with `done` when the command runs, with the state `start-failed` when it could not be started.
     Exec(Box<ExecCall>),
@@ -161,6 +168,12 @@ struct TerminateArguments {
     signal: Option<i32>,
 }
 
+#[derive(Serialize, Deserialize)]
+struct UsageArguments {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    exact_above: Option<u64>,
+}
+
 impl Request {
     /// Name on the wire.
     pub fn name(&self) -> &'static str {
@@ -172,6 +185,7 @@ impl Request {
             Self::Terminate { .. } => "terminate",
             Self::KillTree => "kill-tree",
             Self::KillForMemory => "kill-tree-for-memory",
+            Self::Usage { .. } => "usage",
             Self::Exec(_) => "exec",
             Self::Attach(_) => "attach",
         }
@@ -188,6 +202,11 @@ impl Request {
                 Some(serde_json::value::to_raw_value(&TerminateArguments {
                     grace_ms: *grace_ms,
                     signal: *signal,
+                })?)
+            }
+            Self::Usage { exact_above } => {
+                Some(serde_json::value::to_raw_value(&UsageArguments {
+                    exact_above: *exact_above,
                 })?)
             }
             Self::Exec(call) => Some(serde_json::value::to_raw_value(call)?),
@@ -219,6 +238,9 @@ impl Request {
             }),
             "kill-tree" => Ok(Self::KillTree),
             "kill-tree-for-memory" => Ok(Self::KillForMemory),
+            "usage" => {
+                arguments(&call).map(|UsageArguments { exact_above }| Self::Usage { exact_above })
+            }
             "exec" => arguments(&call).map(|call| Self::Exec(Box::new(call))),
             "attach" => arguments(&call).map(Self::Attach),
             other => Err(Refusal::new(
@@ -262,8 +284,19 @@ pub enum Answer {
     Status(Status),
     /// To `subscribe`.
     Greeting(Greeting),
+    /// To `usage`.
+    Usage(Told),
     /// Not done.
     Refused(Refusal),
+}
+
+/// What a container uses, as its shim sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Told {
+    /// As a pass over `/proc` shows it.
+    pub usage: Usage,
+    /// Exact bytes of memory, where they were asked for.
+    pub exact: Option<u64>,
 }
 
 /// Who answers on this socket.
@@ -411,6 +444,7 @@ mod tests {
             Just(Request::KillTree),
             Just(Request::KillForMemory),
             any::<bool>().prop_map(|stdin| Request::Attach(AttachCall { stdin })),
+            any::<Option<u64>>().prop_map(|exact_above| Request::Usage { exact_above }),
             (
                 any::<Vec<String>>(),
                 any::<bool>(),

@@ -14,6 +14,9 @@ use super::{
 
 /// Where programs are in most images; what container runtimes take.
 const IMAGE_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// Microseconds in which a container may use its quota, and the least quota that kernels take.
+const CPU_PERIOD: u64 = 100_000;
+const LEAST_QUOTA: u64 = 1000;
 /// The first of the files that a command finds open.
 const FIRST_FILE: &str = "/proc/self/fd/3";
 
@@ -106,11 +109,12 @@ impl Engine {
             argv.push("--read-only".to_owned());
         }
         argv.extend(request.memory.map(|bytes| format!("--memory={bytes}")));
-        argv.extend(
-            request
-                .cpu_millis
-                .map(|millis| format!("--cpus={}.{:03}", millis / 1000, millis % 1000)),
-        );
+        if let Some(millis) = request.cpu_millis {
+            // As a kubelet computes it. `--cpus` would refuse more than the host has, which a limit may well be.
+            let quota = (millis.saturating_mul(CPU_PERIOD) / 1000).max(LEAST_QUOTA);
+            argv.push(format!("--cpu-period={CPU_PERIOD}"));
+            argv.push(format!("--cpu-quota={quota}"));
+        }
         if request.stdin {
             argv.push("--interactive".to_owned());
         }
@@ -150,6 +154,12 @@ impl Engine {
                 name,
             ]),
             teardown: vec![with(&["rm", "--force", "--volumes", name])],
+            whereabouts: with(&[
+                "inspect",
+                "--type=container",
+                "--format={{.State.Pid}} {{.Id}}",
+                name,
+            ]),
         })
     }
 
@@ -290,6 +300,7 @@ impl Engine {
             exec: again(call("exec")),
             autopsy: Vec::new(),
             teardown: Vec::new(),
+            whereabouts: Vec::new(),
         })
     }
 
@@ -337,6 +348,7 @@ impl Engine {
             exec: again(call(false)),
             autopsy: Vec::new(),
             teardown: Vec::new(),
+            whereabouts: Vec::new(),
         })
     }
 
@@ -408,6 +420,7 @@ impl Engine {
             exec: again(call(&given)),
             autopsy: Vec::new(),
             teardown: Vec::new(),
+            whereabouts: Vec::new(),
         })
     }
 
@@ -434,6 +447,7 @@ fn command(words: &[String], request: &Request) -> Invocation {
         exec: ExecPrefix::default(),
         autopsy: Vec::new(),
         teardown: Vec::new(),
+        whereabouts: Vec::new(),
     }
 }
 

@@ -160,7 +160,8 @@ type=bind,source=/home/u,target=/home/u
 --group-add=7
 --read-only
 --memory=1048576
---cpus=1.500
+--cpu-period=100000
+--cpu-quota=150000
 --interactive
 --gpus="device=0,2"
 example.org/a:1

@@ -5,6 +5,7 @@ use std::{
     io::{self, Read},
     os::fd::AsFd,
     process::{Command, Stdio},
+    sync::OnceLock,
     time::{Duration, Instant},
 };
 
@@ -24,6 +25,11 @@ const TEARDOWN: &str = "teardown.json";
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How often a command is looked at where the kernel does not tell its end.
 const LOOK: Duration = Duration::from_millis(20);
+/// How often a container is removed whose client was killed, and how long apart.
+const ROUNDS: u32 = 3;
+const PAUSE: Duration = Duration::from_secs(1);
+/// How long it may take to say where one is.
+const WHERE: Duration = Duration::from_secs(5);
 /// Bytes kept of what the engine says of an end.
 const REPORT: usize = 8 * 1024;
 
@@ -38,8 +44,14 @@ pub struct EngineClient {
     pub autopsy: Vec<String>,
     /// Ends and removes what the client may leave behind.
     pub teardown: Vec<Vec<String>>,
+    /// Tells number and id of a container that a daemon runs, in one line.
+    #[serde(default)]
+    pub whereabouts: Vec<String>,
     /// The environment of these commands.
     pub environment: Vec<(String, String)>,
+    /// The number that was told, once it was.
+    #[serde(skip)]
+    main: OnceLock<i32>,
 }
 
 /// What goes before a further command in a container.
@@ -83,6 +95,7 @@ impl EngineClient {
             exec,
             autopsy,
             teardown,
+            whereabouts,
             ..
         } = invocation;
         Self {
@@ -90,7 +103,9 @@ impl EngineClient {
             exec,
             autopsy,
             teardown,
+            whereabouts,
             environment,
+            main: OnceLock::new(),
         }
     }
 
@@ -106,15 +121,33 @@ impl EngineClient {
             exec,
             autopsy,
             teardown,
+            whereabouts,
             environment,
+            main: _,
         } = self;
         memory_files
             .iter_mut()
             .chain(&mut exec.before)
             .chain(&mut exec.after)
             .chain(autopsy)
+            .chain(whereabouts)
             .chain(teardown.iter_mut().flatten())
             .chain(environment.iter_mut().map(|(_, value)| value))
+    }
+
+    /// The container's first process, where a daemon has it and it can be seen from here; asked once. The kernel has
+    /// to agree that it is in the control group of that container: the daemon may count in another namespace. Blocks.
+    pub(in crate::container) fn main_process(&self) -> Option<i32> {
+        if let Some(pid) = self.main.get() {
+            return Some(*pid);
+        }
+        (!self.whereabouts.is_empty()).then_some(())?;
+        let said = run_to_end(&self.whereabouts, &self.environment, WHERE).ok()?;
+        let said = String::from_utf8_lossy(&said.stdout).into_owned();
+        let (pid, id) = said.trim().split_once(' ')?;
+        let pid: i32 = pid.parse().ok().filter(|pid| *pid > 0)?;
+        let group = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+        (id.len() >= 12 && group.contains(id)).then(|| *self.main.get_or_init(|| pid))
     }
 
     /// Writes down how to end what the client may leave behind, for whoever finds its supervisor dead. Nothing of it
@@ -135,16 +168,16 @@ impl EngineClient {
     }
 
     /// Ends what the client has left behind; returns what the engine says of the end.
-    pub(in crate::container) fn settle(&self) -> Option<String> {
+    /// `killed`: the client did not end by itself.
+    pub(in crate::container) fn settle(&self, killed: bool) -> Option<String> {
         let report = (!self.autopsy.is_empty())
             .then(|| run_to_end(&self.autopsy, &self.environment, PATIENCE).ok())
             .flatten()
             .filter(|said| said.code == Some(0))
             .map(|said| String::from_utf8_lossy(&said.stdout).trim().to_owned());
-        for command in &self.teardown {
-            // A client that could not even begin has left nothing, and the engine says so.
-            let _ = run_to_end(command, &self.environment, PATIENCE);
-        }
+        let rounds = if killed { ROUNDS } else { 1 };
+        // A client that could not even begin has left nothing, and the engine says so.
+        let _ = tear_down(&self.teardown, &self.environment, rounds);
         report.filter(|report| !report.is_empty())
     }
 }
@@ -166,12 +199,29 @@ pub(in crate::container) fn settle_left(records: &Dir) -> Result<(), DirError> {
     let Ok(teardown) = serde_json::from_slice::<Teardown>(&bytes) else {
         return Ok(());
     };
-    for command in &teardown.commands {
-        if let Err(error) = run_to_end(command, &teardown.environment, PATIENCE) {
-            tracing::warn!(%error, ?command, "a container may live on in its engine");
-        }
+    if let Err(error) = tear_down(&teardown.commands, &teardown.environment, ROUNDS) {
+        let commands = &teardown.commands;
+        tracing::warn!(%error, ?commands, "a container may live on in its engine");
     }
     Ok(())
+}
+
+/// Runs commands that remove a container, so many times over: a daemon goes on for a moment with what a client that
+/// was killed had asked it for, and nothing tells when it is done. Blocks.
+fn tear_down(
+    commands: &[Vec<String>],
+    environment: &[(String, String)],
+    rounds: u32,
+) -> io::Result<()> {
+    let mut done = Ok(());
+    for round in 0..rounds {
+        if round > 0 && !commands.is_empty() {
+            std::thread::sleep(PAUSE);
+        }
+        done = { commands.iter() }
+            .try_for_each(|command| run_to_end(command, environment, PATIENCE).map(drop));
+    }
+    done
 }
 
 /// What a command gave.
@@ -301,6 +351,31 @@ mod tests {
         client.record(&records).expect("written");
         settle_left(&records).expect("done");
         assert!(mark.exists());
+    }
+
+    #[test]
+    fn the_kernel_has_to_agree_where_a_container_is() {
+        let own = std::fs::read_to_string("/proc/self/cgroup").expect("procfs");
+        let client = |id: &str| EngineClient {
+            whereabouts: sh(&format!("echo '{} {id}'", std::process::id())),
+            ..EngineClient::default()
+        };
+        assert_eq!(client("no-such-container").main_process(), None);
+        assert_eq!(
+            client("1").main_process(),
+            None,
+            "too short to tell anything"
+        );
+        assert_eq!(EngineClient::default().main_process(), None);
+        // The longest word of our own group stands for an id.
+        let word = own
+            .split(['/', '\n', ':'])
+            .max_by_key(|it| it.len())
+            .unwrap_or_default();
+        if word.len() >= 12 {
+            let found = client(word).main_process();
+            assert_eq!(found, Some(std::process::id().cast_signed()));
+        }
     }
 
     #[test]

@@ -5,11 +5,14 @@ use std::{io, process::Stdio, time::Duration};
 use base64::Engine as _;
 use serde_json::Value;
 use tokio::{
-    io::{AsyncBufReadExt, AsyncReadExt, BufReader},
+    io::{AsyncBufReadExt, BufReader},
     process::Command,
 };
 
 use super::{Engine, Image, Kind};
+
+/// Bytes kept of what a command prints.
+const KEPT: usize = 64 * 1024;
 
 /// A short command of an engine.
 #[derive(Clone, PartialEq, Eq)]
@@ -31,6 +34,18 @@ pub struct Output {
     pub stdout: String,
     /// The last lines of standard error.
     pub stderr: String,
+}
+
+/// An image that is there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// In the form that the engine runs.
+    pub image: Image,
+    /// What tells its content; empty where the engine keeps nothing like that.
+    pub id: String,
+    /// The user that the image runs as, `name` or `uid` with an optional group; empty for root, and where the engine
+    /// takes no heed of it.
+    pub user: String,
 }
 
 /// Who we are to a registry: the `.dockerconfigjson` of pull secrets.
@@ -127,6 +142,16 @@ pub fn registry(reference: &str) -> &str {
     }
 }
 
+/// The digest by which the registry of a reference knows the image; any other where that has none.
+fn digest_of<'a>(reference: &str, digests: &[&'a str]) -> Option<&'a str> {
+    let of_it = |digest: &&&str| {
+        let repository = digest.split('@').next().unwrap_or_default();
+        let rest = reference.strip_prefix(repository);
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with([':', '@']))
+    };
+    digests.iter().find(of_it).or(digests.first()).copied()
+}
+
 /// A reference as a file's name: `/` is `%`, `:` is `+`, as Charliecloud does it.
 fn file_name(reference: &str) -> String {
     reference.replace('/', "%").replace(':', "+")
@@ -151,6 +176,14 @@ ln -s "/proc/$$/fd/0" "$d/config.json"
 DOCKER_CONFIG=$d "$@""#;
 const PODMAN_LOGIN: &str = r#"REGISTRY_AUTH_FILE=/proc/$$/fd/0 "$@""#;
 
+/// What an engine with a store is asked of an image: its id, the user that it runs as, the names that registries
+/// know its content by.
+const INSPECT: &str = "--format={{.Id}} user={{.Config.User}}{{range .RepoDigests}} {{.}}{{end}}";
+
+/// A file and the identifier in its header: 16 bytes after the launch line (32), the magic word (10), version (3) and
+/// architecture (3), as the specification of SIF has them.
+const LOOK_AT_SIF: &str = r#"test -f "$1" && od -An -tx1 -j48 -N16 -- "$1""#;
+
 /// Tells a directory from nothing, and whether it says which variables the image sets.
 const LOOK: &str = r#"test -d "$1" || exit 1; test ! -f "$1/ch/environment" || echo environment"#;
 
@@ -170,12 +203,12 @@ impl Engine {
         }
     }
 
-    /// Asks whether an image is there: exit code 0, and its id on standard output where the engine has one.
+    /// Asks whether an image is there: exit code 0, and what is known of it on standard output.
     /// None for what is no image.
     pub fn look(&self, image: &Image) -> Option<Call> {
         let argv = match image {
             Image::Command(_) => return None,
-            Image::Sif(path) => words(&["test", "-f", path]),
+            Image::Sif(path) => words(&["sh", "-c", LOOK_AT_SIF, "look", path]),
             Image::Directory { path, .. } => words(&["sh", "-c", LOOK, "look", path]),
             Image::Reference(reference) => match self.kind {
                 Kind::Shifter => vec![
@@ -183,33 +216,50 @@ impl Engine {
                     "lookup".to_owned(),
                     format!("docker:{reference}"),
                 ],
-                _ => self.with(&["image", "inspect", "--format={{.Id}}", reference]),
+                _ => self.with(&["image", "inspect", INSPECT, reference]),
             },
         };
         Some(self.call(argv))
     }
 
     /// Reads the answer of [`Engine::look`].
-    pub fn seen(&self, image: Image, output: &Output) -> Option<(Image, String)> {
+    pub fn seen(&self, image: Image, output: &Output) -> Option<Found> {
         if output.code != Some(0) {
             return None;
         }
-        let id = output
-            .stdout
-            .lines()
-            .next()
-            .unwrap_or_default()
-            .trim()
-            .to_owned();
+        let line = output.stdout.lines().next().unwrap_or_default().trim();
+        let found = |image, id: &str| Found {
+            image,
+            id: id.to_owned(),
+            user: String::new(),
+        };
         Some(match image {
-            Image::Directory { path, .. } => (
-                Image::Directory {
-                    path,
-                    environment: id == "environment",
-                },
-                String::new(),
-            ),
-            image => (image, id),
+            Image::Directory { path, .. } => {
+                let environment = line == "environment";
+                found(Image::Directory { path, environment }, "")
+            }
+            Image::Sif(path) => {
+                let id: String = line.split_whitespace().collect();
+                let id = Some(id).filter(|id| !id.is_empty());
+                let id = id.map_or(String::new(), |id| format!("sif:{id}"));
+                found(Image::Sif(path), &id)
+            }
+            Image::Reference(reference) => {
+                let mut words = line.split(' ').filter(|word| !word.is_empty());
+                let own = words.next().unwrap_or_default();
+                let (mut user, mut digests) = ("", Vec::new());
+                for word in words {
+                    match word.strip_prefix("user=") {
+                        Some(name) => user = name,
+                        None => digests.push(word),
+                    }
+                }
+                let id = digest_of(&reference, &digests).unwrap_or(own);
+                let user = user.to_owned();
+                let known = found(Image::Reference(reference), id);
+                Found { user, ..known }
+            }
+            image @ Image::Command(_) => found(image, ""),
         })
     }
 
@@ -324,14 +374,14 @@ fn words(words: &[&str]) -> Vec<String> {
 }
 
 impl Call {
-    /// Runs it here; dropping the future kills it. `line` hears the lines of standard error.
+    /// Runs it here; dropping the future kills it. `line` hears all lines that it prints.
     ///
     /// # Errors
     /// Where the program cannot be started, or takes too long.
     pub async fn run(
         &self,
         patience: Duration,
-        mut line: impl FnMut(&str) + Send,
+        line: impl Fn(&str) + Send + Sync,
     ) -> io::Result<Output> {
         let (program, arguments) = self
             .argv
@@ -358,7 +408,13 @@ impl Call {
         let out = async {
             let mut text = Vec::new();
             if let Some(stdout) = stdout {
-                stdout.take(64 * 1024).read_to_end(&mut text).await?;
+                let mut lines = BufReader::new(stdout);
+                let mut from = 0;
+                while lines.read_until(b'\n', &mut text).await? > 0 {
+                    line(String::from_utf8_lossy(&text[from..]).trim());
+                    text.truncate(KEPT);
+                    from = text.len();
+                }
             }
             Ok::<_, io::Error>(String::from_utf8_lossy(&text).into_owned())
         };
@@ -495,6 +551,61 @@ mod tests {
             hub.login("docker.io"),
             Some(("u".to_owned(), "p".to_owned()))
         );
+    }
+
+    #[test]
+    fn what_is_known_of_an_image_is_read() {
+        let output = |stdout: &str| Output {
+            code: Some(0),
+            stdout: stdout.to_owned(),
+            stderr: String::new(),
+        };
+        let reference = |name: &str| Image::Reference(name.to_owned());
+        let docker = engine(Kind::Docker, "docker");
+        let name = "r.example:5000/a/b:1";
+        let said = "sha256:11 user=1000:7 other.example/x@sha256:22 r.example:5000/a/b@sha256:33\n";
+        let found = docker.seen(reference(name), &output(said)).expect("there");
+        assert_eq!(
+            (found.id.as_str(), found.user.as_str()),
+            ("r.example:5000/a/b@sha256:33", "1000:7")
+        );
+        let found = docker
+            .seen(reference(name), &output("sha256:11 user=\n"))
+            .expect("there");
+        assert_eq!((found.id.as_str(), found.user.as_str()), ("sha256:11", ""));
+        let sif = Image::Sif("/a.sif".to_owned());
+        let found = docker.seen(sif, &output(" 0a 1b\n")).expect("there");
+        assert_eq!(found.id, "sif:0a1b");
+        let gone = Output {
+            code: Some(1),
+            ..output("")
+        };
+        assert_eq!(docker.seen(reference(name), &gone), None);
+        let look = docker.look(&reference(name)).expect("a question").argv;
+        assert_eq!(
+            look.join(" "),
+            "docker image inspect --format={{.Id}} user={{.Config.User}}{{range .RepoDigests}} {{.}}{{end}} r.example:5000/a/b:1"
+        );
+    }
+
+    #[tokio::test]
+    async fn what_a_command_prints_is_heard_as_it_comes_and_kept_in_part() {
+        let heard = std::sync::Mutex::new(0_usize);
+        let call = Call {
+            argv: words(&["sh", "-c", "echo out; echo err >&2; yes | head -n 100000"]),
+            env: vec![("PATH".to_owned(), "/usr/bin:/bin".to_owned())],
+            stdin: None,
+        };
+        let count = |_: &str| *heard.lock().expect("whole") += 1;
+        let output = call
+            .run(Duration::from_secs(30), count)
+            .await
+            .expect("it runs");
+        assert_eq!(
+            (output.code, output.stdout.len(), output.stderr.as_str()),
+            (Some(0), KEPT, "err")
+        );
+        assert_eq!(*heard.lock().expect("whole"), 100_002);
     }
 
     #[tokio::test]

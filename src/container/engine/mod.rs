@@ -22,7 +22,7 @@ use std::fmt;
 pub(in crate::container) use client::settle_left;
 pub use client::{EngineClient, ExecPrefix};
 pub use heed::{expand, is_for_engines, passes};
-pub use images::{Auth, Call, Output, registry};
+pub use images::{Auth, Call, Found, Output, registry};
 pub use report::End;
 pub use request::{Bind, Engine, Gpus, Image, Invocation, Request, Unsupported};
 

@@ -118,6 +118,8 @@ pub struct Invocation {
     pub autopsy: Vec<String>,
     /// Ends and removes what the client may leave behind.
     pub teardown: Vec<Vec<String>>,
+    /// Tells number and id of a container that is no descendant of the client.
+    pub whereabouts: Vec<String>,
 }
 
 /// Leaves the values of variables out.

@@ -140,7 +140,7 @@ pub(super) async fn converse(
                 .unwrap_or_else(|| launcher.failed(io::Error::other(refusal.message))),
             _ => launcher.failed(io::Error::other(refusal.message)),
         }),
-        Answer::Done | Answer::Greeting(_) => {
+        Answer::Done | Answer::Greeting(_) | Answer::Usage(_) => {
             Err(launcher.failed(io::Error::other("an answer that does not fit")))
         }
     }

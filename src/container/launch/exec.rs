@@ -259,7 +259,7 @@ async fn begin(stream: UnixStream, frame: &[u8]) -> Result<ExecStream, ExecError
         Answer::Refused(refusal) => Err(ExecError::Refused {
             message: refusal.message,
         }),
-        Answer::Status(_) | Answer::Greeting(_) => Err(strange()),
+        Answer::Status(_) | Answer::Greeting(_) | Answer::Usage(_) => Err(strange()),
     }
 }
 

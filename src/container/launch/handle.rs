@@ -27,7 +27,7 @@ use super::{
 };
 use crate::container::{
     dir::AttemptDir,
-    protocol::{self, Answer, Frames, Message, RefusalCode, Request},
+    protocol::{self, Answer, Frames, Message, RefusalCode, Request, Told},
     status::Status,
 };
 use crate::hostpipe::Client;
@@ -197,7 +197,21 @@ impl Handle {
         self.ask(Request::KillTree).await
     }
 
+    /// What the container uses, as its shim sees it; for one whose processes this agent does not see.
+    pub async fn usage(&self, exact_above: Option<u64>) -> Result<Told, ControlError> {
+        match self.answer(Request::Usage { exact_above }).await? {
+            Answer::Usage(told) => Ok(told),
+            other => Err(ControlError::Refused {
+                message: format!("{other:?} in answer to usage"),
+            }),
+        }
+    }
+
     async fn ask(&self, request: Request) -> Result<(), ControlError> {
+        self.answer(request).await.map(drop)
+    }
+
+    async fn answer(&self, request: Request) -> Result<Answer, ControlError> {
         let name = request.name();
         let (answer, answered) = oneshot::channel();
         self.calls
@@ -206,7 +220,6 @@ impl Handle {
             .map_err(|_| ControlError::Ended)?;
         match answered.await {
             Err(_) => Err(ControlError::Ended),
-            Ok(Answer::Done | Answer::Status(_) | Answer::Greeting(_)) => Ok(()),
             Ok(Answer::Refused(refusal)) => Err(match refusal.code {
                 RefusalCode::Ended => ControlError::Ended,
                 RefusalCode::NotImplemented => ControlError::NotImplemented {
@@ -216,6 +229,7 @@ impl Handle {
                     message: refusal.message,
                 },
             }),
+            Ok(answer) => Ok(answer),
         }
     }
 }

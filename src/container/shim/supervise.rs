@@ -30,7 +30,10 @@ use crate::container::{
     held,
     log::line::Stream,
     process::{self, Ended, Stat},
-    protocol::{Answer, AttachCall, ExecCall, Greeting, PROTOCOL, Refusal, RefusalCode, Request},
+    protocol::{
+        Answer, AttachCall, ExecCall, Greeting, PROTOCOL, Refusal, RefusalCode, Request, Told,
+    },
+    stats::{Pass, memory},
     status::{Exit, Status},
 };
 
@@ -387,10 +390,36 @@ impl<'a> Supervisor<'a> {
                 self.kill_tree();
                 Answer::Done
             }
+            Request::Usage { exact_above } => self.usage(*exact_above),
             Request::Exec(call) => return self.exec(asked, call),
             Request::Attach(call) => return self.attach(asked, *call),
         };
         self.control.answer(asked, answer);
+    }
+
+    fn usage(&self, exact_above: Option<u64>) -> Answer {
+        if self.ended.is_some() {
+            return ended();
+        }
+        let system = |message: String| Answer::Refused(Refusal::new(RefusalCode::System, message));
+        let pass = match Pass::take() {
+            Ok(pass) => pass,
+            Err(error) => return system(format!("processes cannot be looked at: {error}")),
+        };
+        let main = self.engine.as_ref().and_then(|it| it.main_process());
+        let told = pass
+            .shim_at(std::process::id().cast_signed())
+            .and_then(|shim| {
+                let tree = pass.tree_with(shim, main);
+                let usage = pass.usage_of(shim, tree.clone())?;
+                let exact = exact_above.is_some_and(|bytes| usage.rss > bytes);
+                let exact = exact.then(|| memory::exact(&tree, pass.page()));
+                Some(Told { usage, exact })
+            });
+        told.map_or_else(
+            || system("its processes are hidden".to_owned()),
+            Answer::Usage,
+        )
     }
 
     fn exec(&mut self, asked: &Asked, call: &ExecCall) {
@@ -490,7 +519,10 @@ impl<'a> Supervisor<'a> {
             finished_at,
             out_of_memory: self.out_of_memory,
             message,
-            report: self.engine.take().and_then(|engine| engine.settle()),
+            report: {
+                let killed = exit.signal.is_some();
+                self.engine.take().and_then(|it| it.settle(killed))
+            },
         };
         let mut ending = Ending {
             context: self.context,

@@ -11,6 +11,7 @@
 use std::{collections::HashMap, fs, io, io::Read, path::Path, time::Duration};
 
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 
 use crate::container::process::ProcessId;
 
@@ -41,7 +42,7 @@ pub struct Process {
 }
 
 /// What a tree uses.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Usage {
     /// CPU time since the container started, as far as the kernel tells now.
     pub cpu: Duration,
@@ -217,10 +218,40 @@ impl Pass {
         found
     }
 
+    /// The shim that has this number; none where nothing has.
+    pub fn shim_at(&self, pid: i32) -> Option<Shim> {
+        let found = self.process(pid)?;
+        Some(Shim {
+            pid,
+            start_time: found.start_time,
+        })
+    }
+
+    /// Everything below a shim, and a process elsewhere with everything below it, each once.
+    pub fn tree_with(&self, shim: Shim, other: Option<i32>) -> Vec<Process> {
+        let mut found = self.tree(shim);
+        let Some(root) = other.and_then(|pid| self.process(pid)) else {
+            return found;
+        };
+        if !found.iter().any(|it| it.pid == root.pid) {
+            let below = self.tree(Shim {
+                pid: root.pid,
+                start_time: root.start_time,
+            });
+            found.push(root);
+            found.extend(below);
+        }
+        found
+    }
+
     /// What the tree below a shim uses; none where the shim is gone.
     pub fn usage(&self, shim: Shim) -> Option<Usage> {
+        self.usage_of(shim, self.tree(shim))
+    }
+
+    /// The same, with processes that are elsewhere.
+    pub fn usage_of(&self, shim: Shim, tree: Vec<Process>) -> Option<Usage> {
         let root = self.find(shim.pid, shim.start_time);
-        let tree = self.tree(shim);
         if root.is_none() && tree.is_empty() {
             return None;
         }
@@ -321,6 +352,31 @@ mod tests {
     fn main(pid: i32) -> ProcessId {
         let here = Here::current().expect("procfs");
         here.process(pid, 1)
+    }
+
+    #[test]
+    fn what_a_daemon_started_is_counted_with_its_client() {
+        let all = pass(vec![
+            process(10, 1, true, 1, 2),
+            process(11, 10, false, 4, 0),
+            process(20, 1, false, 100, 100),
+            process(21, 20, false, 8, 0),
+            process(22, 21, false, 16, 32),
+        ]);
+        let shim = all.shim_at(10).expect("there");
+        let pids = |other| {
+            let tree = all.tree_with(shim, other);
+            tree.iter().map(|it| it.pid).collect::<Vec<_>>()
+        };
+        assert_eq!(pids(None), [11]);
+        assert_eq!(pids(Some(21)), [11, 21, 22]);
+        assert_eq!(pids(Some(11)), [11], "counted once");
+        assert_eq!(pids(Some(99)), [11], "gone");
+        let ticks = |other| {
+            let usage = all.usage_of(shim, all.tree_with(shim, other));
+            usage.expect("there").cpu.as_nanos() / all.tick.as_nanos()
+        };
+        assert_eq!((ticks(None), ticks(Some(21))), (6, 62));
     }
 
     #[test]

@@ -3,11 +3,12 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
-use tokio::sync::oneshot;
+use tokio::{sync::oneshot, task::JoinSet};
 
 use super::{PodDisk, Sample};
 use crate::container::{
-    ProcessId, Root, process,
+    Handle, ProcessId, Root, process,
+    protocol::Told,
     stats::{Pass, Usage, disk, memory, pass::Shim},
 };
 
@@ -114,4 +115,48 @@ pub(super) fn measure(root: &Root, pods: &[String]) -> (Duration, HashMap<String
     });
     let disks = disks.collect();
     (begun.elapsed(), disks)
+}
+
+/// How long a shim may take to say what its container uses. One that does not is asked again at the next look.
+const PATIENCE: Duration = Duration::from_secs(8);
+
+/// Asks a shim; `limit` is that of memory.
+pub(super) async fn ask(handle: &Handle, limit: Option<u64>) -> Option<(Told, Duration)> {
+    let begun = std::time::Instant::now();
+    match tokio::time::timeout(PATIENCE, handle.usage(limit)).await {
+        Ok(Ok(told)) => Some((told, begun.elapsed())),
+        Ok(Err(error)) => {
+            tracing::debug!(%error, "a container's usage is not known");
+            None
+        }
+        Err(_) => None,
+    }
+}
+
+/// A pass, and the answers of those that it does not show. Cancel-safe: nothing is kept.
+pub(super) async fn both(
+    looks: Vec<Look>,
+    mut asked: JoinSet<(u64, Option<(Told, Duration)>)>,
+    replies: Vec<oneshot::Sender<Arc<Sample>>>,
+) -> Looked {
+    let mut told = Vec::new();
+    while let Some(answer) = asked.join_next().await {
+        if let Ok((id, Some((Told { usage, exact }, cost)))) = answer {
+            told.push(Seen {
+                id,
+                shim: None,
+                usage: Some(usage),
+                exact: exact.map(|bytes| (bytes, cost)),
+            });
+        }
+    }
+    let passed = tokio::task::spawn_blocking(move || look(looks, replies)).await;
+    let mut looked = match passed {
+        Ok(looked) => looked,
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        // The runtime ends, and nobody waits for it.
+        Err(_) => std::future::pending().await,
+    };
+    looked.seen.extend(told);
+    looked
 }

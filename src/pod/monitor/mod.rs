@@ -56,6 +56,8 @@ pub(crate) struct Watched {
     pub(crate) started_at: Timestamp,
     /// Bytes of memory.
     pub(crate) memory_limit: Option<u64>,
+    /// Its processes are not below a shim that is seen from here: the shim is asked.
+    pub(crate) elsewhere: bool,
     pub(crate) handle: Handle,
 }
 
@@ -341,7 +343,18 @@ impl Task {
         self.look_at = None;
         let now = Instant::now();
         let placement = self.placement.borrow().clone();
-        let looks = self.entries.iter_mut().map(|(id, entry)| {
+        let mut asked = JoinSet::new();
+        for (id, entry) in self.entries.iter().filter(|(_, it)| it.watched.elsewhere) {
+            let may_be_exact = entry.exact_after.is_none_or(|at| at <= now) && !entry.killed;
+            let limit = entry.watched.memory_limit.filter(|_| may_be_exact);
+            let (id, handle) = (*id, entry.watched.handle.clone());
+            asked.spawn(async move { (id, look::ask(&handle, limit).await) });
+        }
+        let here = self
+            .entries
+            .iter_mut()
+            .filter(|(_, it)| !it.watched.elsewhere);
+        let looks = here.map(|(id, entry)| {
             let watched = &entry.watched;
             let wanted = placement.cores(&watched.facts.uid, &watched.container);
             let moved = wanted.filter(|it| entry.cores.as_deref() != Some(*it));
@@ -358,13 +371,17 @@ impl Task {
                 cores,
             }
         });
-        let looks = looks.collect();
+        let looks: Vec<_> = looks.collect();
         let answers = std::mem::take(&mut self.waiting);
         let (with_disks, without) = answers.into_iter().partition(|(disks, _)| *disks);
         self.waiting = with_disks;
-        self.looking.spawn_blocking(move || {
-            look::look(looks, without.into_iter().map(|it| it.1).collect())
-        });
+        let replies = without.into_iter().map(|it| it.1).collect();
+        if asked.is_empty() {
+            self.looking
+                .spawn_blocking(move || look::look(looks, replies));
+        } else {
+            self.looking.spawn(look::both(looks, asked, replies));
+        }
     }
 
     fn looked(&mut self, looked: Looked) {

@@ -119,6 +119,38 @@ pub fn derive(
     status
 }
 
+/// Fills in what tells the content of each container's image: `known` by container, else as `earlier` has it for the
+/// same image.
+pub fn know_images(
+    status: &mut PodStatus,
+    known: &[(std::sync::Arc<str>, Box<str>)],
+    earlier: &PodStatus,
+) {
+    let lists = [
+        (
+            &mut status.init_container_statuses,
+            &earlier.init_container_statuses,
+        ),
+        (&mut status.container_statuses, &earlier.container_statuses),
+        (
+            &mut status.ephemeral_container_statuses,
+            &earlier.ephemeral_container_statuses,
+        ),
+    ];
+    for (list, before) in lists {
+        for it in list.iter_mut().flatten() {
+            let own = known.iter().find(|(name, _)| **name == *it.name);
+            let told = { before.iter().flatten() }
+                .find(|old| old.name == it.name && old.image == it.image);
+            it.image_id = match (own, told) {
+                (Some((_, id)), _) => id.to_string(),
+                (None, Some(old)) => old.image_id.clone(),
+                (None, None) => continue,
+            };
+        }
+    }
+}
+
 fn conditions(
     state: &State,
     pod: &Pod,

@@ -71,6 +71,8 @@ pub(in crate::pod) enum Done {
     Started {
         container: usize,
         attempt: u32,
+        /// What the engine knows the image's content by; empty for what is no image.
+        image_id: String,
         outcome: start::Outcome,
     },
     Ended {

@@ -96,6 +96,8 @@ pub(super) struct Worker {
     delete_retry: Retry,
     deleting: bool,
     hooks: hooks::Running,
+    /// By container: what tells the content of the image that its latest attempt was started in.
+    image_ids: Vec<(Arc<str>, Box<str>)>,
     /// None for a pod without probes.
     watching: Option<Box<probes::Watching>>,
     care: volumes::Care,
@@ -169,6 +171,7 @@ impl Worker {
             delete_retry: Retry::default(),
             deleting: false,
             hooks: Vec::new(),
+            image_ids: Vec::new(),
             watching: None,
             care: volumes::Care::default(),
             no_starts: CancellationToken::new(),
@@ -388,8 +391,10 @@ impl Worker {
             Done::Started {
                 container,
                 attempt,
+                image_id,
                 outcome,
             } => {
+                self.know_image(container, image_id);
                 self.started(container, attempt, outcome);
             }
             Done::Ended { container, end } => {
@@ -429,13 +434,14 @@ impl Worker {
                 .as_ref()
                 .is_some_and(|it| status::terminal(it).is_some());
         if !kept {
-            let derived = status::derive(
+            let mut derived = status::derive(
                 &self.state,
                 &self.pod,
                 &self.context.host,
                 &self.derived,
                 now,
             );
+            status::know_images(&mut derived, &self.image_ids, &self.derived);
             if derived != *self.derived {
                 self.derived = Kept::awakened(derived);
             }

@@ -29,12 +29,20 @@ use crate::{
 /// What the worker tells besides: whether it is a warning, a reason, a message.
 pub(super) type Notices = Vec<(bool, &'static str, String)>;
 
+/// What there is to start.
+pub(super) struct Prepared {
+    pub(super) spec: ContainerSpec,
+    pub(super) notices: Notices,
+    /// What the engine knows the image's content by; empty for what is no image.
+    pub(super) image_id: String,
+}
+
 pub(super) async fn prepare(
     context: &Arc<Context>,
     pod: &Arc<Pod>,
     (uid, name, attempt): (&str, &str, u32),
     tell: &(impl Fn((bool, &'static str, String)) + Send + Sync),
-) -> Result<(ContainerSpec, Notices), NotBuilt> {
+) -> Result<Prepared, NotBuilt> {
     let Some((_, container)) = containers::find(pod, name) else {
         return Err(create_error(format!("the pod has no container {name}")).into());
     };
@@ -64,7 +72,9 @@ pub(super) async fn prepare(
         let auth = images::auth(pod, &objects, &tell);
         let image = container.image.as_deref().unwrap_or_default();
         let policy = images::Policy::of(&container);
-        let (image, _) = images.ensure(uid, image, policy, &auth, &tell).await?;
+        let found = images.ensure(uid, image, policy, &auth, &tell).await?;
+        images.non_root(pod, &container, &found)?;
+        let engine::Found { image, id, .. } = found;
         let place = (uid.to_owned(), attempt);
         let (context, pod) = (context.clone(), pod.clone());
         let inner = context.clone();
@@ -73,7 +83,11 @@ pub(super) async fn prepare(
         let spec = built
             .await
             .unwrap_or_else(|error| Err(create_error(error)))?;
-        return Ok((spec, notices));
+        return Ok(Prepared {
+            spec,
+            notices,
+            image_id: id,
+        });
     }
     let layout = mounts::wanted(pod.metadata.annotations.as_ref(), name, context.host.layout);
     let layout = layout.map_err(config_error)?;
@@ -86,7 +100,11 @@ pub(super) async fn prepare(
     let built = context.on_disk(move || {
         let (spec, notice) = build(&inner, &pod, &container, &uid, layout, resolved)?;
         notices.extend(notice.map(|message| (false, "ScriptChosen", message)));
-        Ok((spec, notices))
+        Ok(Prepared {
+            spec,
+            notices,
+            image_id: String::new(),
+        })
     });
     built
         .await

@@ -8,14 +8,17 @@ use k8s_openapi::api::core::v1::Pod;
 use super::{
     Context, Done, Worker,
     ending::{self, How, Witness},
-    prepare::{mount_last_words, prepare},
+    prepare::{Prepared, mount_last_words, prepare},
 };
 use crate::{
     container::{
         Adopted, ContainerDir, ContainerSpec, Handle, StartError, StartFailure, Status,
-        cgroup::Limits, engine::End, process::ProcessId,
+        cgroup::Limits,
+        engine::End,
+        process::{Here, ProcessId},
     },
     pod::{
+        admission::{self, Image},
         api::{Retry, chain},
         compat::{self, Compat, Obstacle},
         containers,
@@ -60,12 +63,18 @@ impl Worker {
         let events = self.notifier(container);
         let compat = Compat::of(&self.pod, self.context.host.compat);
         self.tasks.spawn(async move {
+            let mut image_id = String::new();
             let outcome = async {
                 let prepared = tokio::select! {
                     prepared = prepare(&context, &pod, (&uid, &name, attempt), &events) => prepared?,
                     () = stop.cancelled() => return Err(cancelled().into()),
                 };
-                let (mut spec, notices) = prepared;
+                let Prepared {
+                    mut spec,
+                    notices,
+                    image_id: id,
+                } = prepared;
+                image_id = id;
                 give(&context, &uid, &name, &mut spec);
                 confine(&context, &pod, &uid, &name, &mut spec);
                 for notice in notices {
@@ -85,9 +94,19 @@ impl Worker {
             Done::Started {
                 container,
                 attempt,
+                image_id,
                 outcome,
             }
         });
+    }
+
+    /// What is shown as the container's `imageID` from now on.
+    pub(super) fn know_image(&mut self, container: usize, id: String) {
+        let name = &self.state.plan().containers[container].name;
+        self.image_ids.retain(|(of, _)| of != name);
+        if !id.is_empty() {
+            self.image_ids.push((name.clone(), id.into_boxed_str()));
+        }
     }
 
     /// Who tells how this container ended.
@@ -176,7 +195,12 @@ impl Worker {
                 memory_held,
                 ..
             } => {
-                let limit = self.memory_limit(&name).filter(|_| !memory_held);
+                let daemons = self.is_daemons(&name);
+                let limit = self.memory_limit(&name);
+                let limit = limit.filter(|_| !memory_held && !daemons);
+                let hidden = self.context.host.on_host.is_some()
+                    && !Here::current().is_ok_and(|here| here.holds(&process));
+                let elsewhere = daemons || hidden;
                 let facts = self.facts.clone();
                 Some(self.context.monitor.watch(Watched {
                     facts,
@@ -184,6 +208,7 @@ impl Worker {
                     main: process,
                     started_at,
                     memory_limit: limit,
+                    elsewhere,
                     handle: handle.clone(),
                 }))
             }
@@ -192,6 +217,15 @@ impl Worker {
         let witness = self.witness(container);
         self.tasks
             .spawn(exit(witness, handle, container, attempt, guard));
+    }
+
+    /// Whether a daemon has the container's processes.
+    fn is_daemons(&self, name: &str) -> bool {
+        let Some((_, container)) = containers::find(&self.pod, name) else {
+            return false;
+        };
+        matches!(admission::image(&container), Image::Reference) && { self.context.images.as_ref() }
+            .is_some_and(|images| images.is_daemons())
     }
 
     fn memory_limit(&self, name: &str) -> Option<u64> {

@@ -279,6 +279,26 @@ fn docker_runs_as_other_users_and_says_why_it_cannot_start() {
         "{logs}"
     );
 
+    // Whom the image names is root.
+    let more = "    command: [id]\n    securityContext: {runAsNonRoot: true}\n";
+    kubectl.pipe("apply -f -", &pod("rooted", more)).ok();
+    let message = eventually("root is refused", || {
+        let found = state(&kubectl, "rooted", "waiting['reason','message']");
+        let message = found.strip_prefix("CreateContainerConfigError ");
+        message.map(str::to_owned).ok_or(found.clone())
+    });
+    assert!(
+        message.starts_with(
+            "container has runAsNonRoot and image will run as root (pod: \"rooted_default("
+        ),
+        "{message}"
+    );
+    let more =
+        "    command: [id, -u]\n    securityContext: {runAsNonRoot: true, runAsUser: 1234}\n";
+    kubectl.pipe("apply -f -", &pod("other", more)).ok();
+    phase(&kubectl, "other", "Succeeded");
+    assert_eq!(kubectl.run("logs other").ok(), "1234\n");
+
     kubectl
         .pipe(
             "apply -f -",

@@ -2,9 +2,14 @@
 //!
 //! `make test-sites` runs `setup.sh` first, which installs the parts; a test whose part is missing says so and passes.
 
+mod behind;
+mod documents;
 mod engines;
+mod image;
+mod names;
 mod parts;
 mod pulls;
+mod site;
 mod slurm;
 mod tables;
 mod verbs;

@@ -173,6 +173,47 @@ fn images_are_pulled_by_policy_and_with_secrets() {
 }
 
 #[test]
+fn a_long_pull_is_told_to_be_under_way() {
+    let mut site = match parts::docker() {
+        Ok(site) => site,
+        Err(why) => return skip!("{why}"),
+    };
+    // An engine whose pull takes as long as we like, and then has the image.
+    let (go, program) = (site.dir.path().join("go"), site.dir.path().join("slow"));
+    let docker = find_program("docker").expect("dockerd is here");
+    let script = format!(
+        "#!/bin/sh\nlast=\ncase \" $* \" in *' pull '*)\n  for last; do :; done\n  echo '1a2b: layer 1 of 3'\n  \
+         while [ ! -e {} ]; do sleep 0.1; done\n  exec {1} tag {IMAGE} \"$last\" ;;\nesac\nexec {1} \"$@\"\n",
+        go.display(),
+        docker.display()
+    );
+    std::fs::write(&program, script).expect("written");
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(&program, mode).expect("chmod");
+    site.profile
+        .push_str(&format!("  program: {}\n", program.display()));
+    let (_up, kubectl) = site.up();
+    let Some(kubectl) = kubectl else {
+        return skip!("kubectl is missing");
+    };
+    let image = "example.test/slow:1";
+    kubectl
+        .pipe("apply -f -", &pod("slow", image, "IfNotPresent", ""))
+        .ok();
+    let wanted = format!("Pulling: Still pulling image {image:?} after 10s: 1a2b: layer 1 of 3");
+    told(&kubectl, "slow", &wanted);
+    std::fs::write(&go, "").expect("written");
+    kubectl
+        .run("wait --for=jsonpath={.status.phase}=Succeeded pod/slow --timeout=60s")
+        .ok();
+    told(
+        &kubectl,
+        "slow",
+        &format!("Pulled: Successfully pulled image {image:?} in 1"),
+    );
+}
+
+#[test]
 fn what_is_no_image_is_said_to_be_none() {
     let site = match parts::charliecloud() {
         Ok(site) => site,

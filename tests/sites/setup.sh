@@ -26,7 +26,7 @@ if ! command -v apt-get >/dev/null; then
 fi
 
 packages="docker.io podman crun charliecloud buildah busybox-static docker-registry openssh-client openssh-server patchelf
-slurm-wlm munge squashfs-tools squashfuse iproute2 uidmap jq"
+debootstrap slurm-wlm munge squashfs-tools squashfuse iproute2 uidmap jq apache2-utils binutils curl openssl make shellcheck"
 missing=
 for package in $packages; do
 	dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'install ok' || missing="$missing $package"
@@ -73,6 +73,18 @@ if [ ! -e "$base/etc/nsswitch.conf" ]; then
 	printf 'passwd: files\ngroup: files\nhosts: files dns\n' >"$base/etc/nsswitch.conf"
 fi
 
+# A base as it comes from a distribution: without ssh, which its own package manager fetches.
+mirror=$(sed -n 's/^URIs: *//p' /etc/apt/sources.list.d/*.sources 2>/dev/null | head -n 1)
+if [ ! -e "$dir/debian/etc/debian_version" ] && [ "$(id -u)" -eq 0 ] && command -v debootstrap >/dev/null; then
+	rm -rf "$dir/debian.new" "$dir/debian"
+	if debootstrap --variant=minbase bookworm "$dir/debian.new" ${mirror:+"$mirror"} >"$dir/debian.log" 2>&1; then
+		rm -f "$dir"/debian.new/var/cache/apt/archives/*.deb
+		mv "$dir/debian.new" "$dir/debian"
+	else
+		say "no base of Debian; see $dir/debian.log"
+	fi
+fi
+
 # Whom the tests of Table 2 are: an ordinary user with a home.
 if [ "$(id -u)" -eq 0 ] && ! id vk-sites >/dev/null 2>&1; then
 	useradd --create-home --shell /bin/bash vk-sites || say "no user vk-sites"
@@ -111,6 +123,10 @@ get_apptainer() {
 	rm -rf "$dir/apptainer" "$apt"
 	mv "$new" "$dir/apptainer"
 }
+
+# Where its package would have put it. The program that was moved looks beside itself, and now and then, for reasons of
+# its own, here.
+[ "$(id -u)" -ne 0 ] || mkdir -p /var/lib/apptainer/mnt/session
 
 if ! command -v apptainer >/dev/null && [ ! -x "$dir/apptainer/bin/apptainer" ]; then
 	get_apptainer || say "apptainer could not be had; see $dir/apt-sid.log"

@@ -412,6 +412,58 @@ impl World {
         }
     }
 
+    /// A registry of the worker's that wants a password, with an image that the worker has no more; its name.
+    pub(crate) fn private_registry(&mut self, user: &str, password: &str) -> String {
+        let made = Output::of(Command::new("htpasswd").args(["-Bbn", user, password])).ok();
+        fs::write(self.path("htpasswd"), made).expect("written");
+        let address = "127.0.0.72:5000";
+        let config = format!(
+            "version: 0.1\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: '{address}'}}\n\
+             auth: {{htpasswd: {{realm: r, path: {}}}}}\n",
+            self.text("private"),
+            self.text("htpasswd")
+        );
+        fs::write(self.path("private.yml"), config).expect("written");
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net=/run/netns/{WORKER}")).args([
+            "docker-registry",
+            "serve",
+            &self.text("private.yml"),
+        ]);
+        self.registry = Some(daemon(&mut command, &self.path("private.log")));
+        let config = self.text("login");
+        let docker = |words: &[&str]| {
+            let mut all = vec!["--config", config.as_str()];
+            all.extend(words);
+            self.docker_does(&all)
+        };
+        eventually("the registry takes the password", || {
+            let said = docker(&["login", "-u", user, "-p", password, address]);
+            if said.code == 0 { Ok(()) } else { Err(said) }
+        });
+        let image = format!("{address}/team/tool:1");
+        docker(&["tag", "vk-sites/base:1", &image]).ok();
+        docker(&["push", "-q", &image]).ok();
+        docker(&["rmi", &image]).ok();
+        image
+    }
+
+    /// Has the user's `docker` write down what it is called with.
+    pub(crate) fn record_docker(&self) -> PathBuf {
+        let (file, log) = (self.path("bin/docker"), self.path("docker.argv"));
+        let program = find_program("docker").expect("dockerd is here");
+        let text = format!(
+            "#!/bin/sh\nprintf '%s\\n' \"$*\" >>{0}\ntr '\\0' ' ' </proc/$PPID/cmdline >>{0}\nexec {1} \"$@\"\n",
+            log.display(),
+            program.display()
+        );
+        fs::write(&log, "").expect("written");
+        self.give(&log);
+        fs::write(&file, text).expect("written");
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).expect("chmod");
+        log
+    }
+
     /// What Shifter's gateway has made of the images, for the stand-in.
     pub(crate) fn gateway(&self) {
         for (image, entry) in [
@@ -450,7 +502,7 @@ impl World {
 }
 
 /// What images carry and the host end runs.
-fn binary() -> PathBuf {
+pub(crate) fn binary() -> PathBuf {
     std::env::var_os("VK_CMD_IMAGE_BINARY").map_or_else(|| VK_CMD.into(), PathBuf::from)
 }
 

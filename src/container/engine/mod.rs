@@ -7,10 +7,12 @@
 //! | `client` | what a supervisor does for an engine's client |
 //! | `report` | what an engine says of an end |
 //! | `images` | whether an image is there, and how it is pulled |
+//! | `auth` | who we are to a registry |
 //! | `heed` | variables: for engines, for containers, in paths |
 //! | `argv` | the command lines that ask it, pure |
 
 mod argv;
+mod auth;
 mod client;
 mod heed;
 mod images;
@@ -19,10 +21,11 @@ mod request;
 
 use std::fmt;
 
+pub use auth::{Auth, registry};
 pub(in crate::container) use client::settle_left;
 pub use client::{EngineClient, ExecPrefix};
 pub use heed::{expand, is_for_engines, passes};
-pub use images::{Auth, Call, Found, Output, registry};
+pub use images::{Call, Found, Output};
 pub use report::End;
 pub use request::{Bind, Engine, Gpus, Image, Invocation, Request, Unsupported};
 

@@ -27,7 +27,7 @@ use crate::status::ApiError;
 use zero::Scope;
 
 /// How deep objects and lists may nest; also the limit of the JSON parser.
-const MAX_DEPTH: usize = 128;
+pub(crate) const MAX_DEPTH: usize = 128;
 
 /// A body that is no object of the wanted type.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

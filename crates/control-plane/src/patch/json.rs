@@ -5,7 +5,8 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::gofmt::json_kind;
-use super::{MAX_OPERATIONS, PatchError};
+use super::{MAX_COPIED, MAX_OPERATIONS, PatchError};
+use crate::codec::MAX_DEPTH;
 
 #[derive(Debug, Deserialize)]
 struct Operation {
@@ -30,10 +31,84 @@ pub fn json(document: &Value, patch: &[u8]) -> Result<Value, PatchError> {
         return Err(PatchError::TooManyOperations(operations.len()));
     }
     let mut result = document.clone();
+    let mut limits = Limits {
+        copied: 0,
+        deepest: depth(&result),
+    };
     for operation in operations {
-        perform(&mut result, operation).map_err(PatchError::Unfit)?;
+        perform(&mut result, operation, &mut limits).map_err(PatchError::Unfit)?;
     }
     Ok(result)
+}
+
+/// What a patch has used up of what it may. Operations can make a document far larger and deeper than the patch is.
+struct Limits {
+    /// Bytes of JSON that `copy` has added.
+    copied: usize,
+    /// The document is nowhere deeper than this.
+    deepest: usize,
+}
+
+impl Limits {
+    fn copy(&mut self, value: &Value) -> Result<(), String> {
+        self.copied = self.copied.saturating_add(json_size(value));
+        if self.copied > MAX_COPIED {
+            return Err(format!(
+                "copies of {} bytes, of {MAX_COPIED} that are allowed",
+                self.copied
+            ));
+        }
+        Ok(())
+    }
+
+    /// Takes note of a value at `path` that is `levels` deep.
+    fn place(&mut self, path: &Pointer, levels: usize) -> Result<(), String> {
+        let deep = path.tokens.len() + levels;
+        if deep > MAX_DEPTH {
+            return Err(format!("{} would be nested too deeply", path.text));
+        }
+        self.deepest = self.deepest.max(deep);
+        Ok(())
+    }
+
+    /// Takes note of a value that was at `from`. To look at it costs time, so that is done only where it could be
+    /// too deep.
+    fn place_moved(&mut self, path: &Pointer, from: &Pointer, value: &Value) -> Result<(), String> {
+        let bound = self.deepest.saturating_sub(from.tokens.len());
+        if path.tokens.len() + bound > MAX_DEPTH {
+            return self.place(path, depth(value));
+        }
+        self.place(path, bound)
+    }
+}
+
+/// How many levels of objects and lists there are: none in a number, one in `{}`.
+fn depth(value: &Value) -> usize {
+    match value {
+        Value::Object(map) => 1 + map.values().map(depth).max().unwrap_or(0),
+        Value::Array(items) => 1 + items.iter().map(depth).max().unwrap_or(0),
+        _ => 0,
+    }
+}
+
+/// The length of a value as JSON.
+fn json_size(value: &Value) -> usize {
+    struct Count(usize);
+    impl std::io::Write for Count {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0 += bytes.len();
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let mut count = Count(0);
+    match serde_json::to_writer(&mut count, value) {
+        Ok(()) => count.0,
+        Err(_) => usize::MAX,
+    }
 }
 
 fn parse(patch: &[u8]) -> Result<Vec<Operation>, PatchError> {
@@ -70,7 +145,7 @@ fn parse(patch: &[u8]) -> Result<Vec<Operation>, PatchError> {
         .collect()
 }
 
-fn perform(document: &mut Value, operation: Operation) -> Result<(), String> {
+fn perform(document: &mut Value, operation: Operation, limits: &mut Limits) -> Result<(), String> {
     let Operation {
         op,
         path,
@@ -80,15 +155,26 @@ fn perform(document: &mut Value, operation: Operation) -> Result<(), String> {
     let path = path.ok_or("an operation has no path")?;
     let path = Pointer::parse(&path)?;
     match op.as_str() {
-        "add" => add(document, &path, value),
-        "replace" => replace(document, &path, value),
+        "add" => {
+            limits.place(&path, depth(&value))?;
+            add(document, &path, value)
+        }
+        "replace" => {
+            limits.place(&path, depth(&value))?;
+            replace(document, &path, value)
+        }
         "remove" => remove(document, &path).map(drop),
         "move" => {
-            let value = remove(document, &Pointer::parse(&from)?)?;
+            let from = Pointer::parse(&from)?;
+            let value = remove(document, &from)?;
+            limits.place_moved(&path, &from, &value)?;
             add(document, &path, value)
         }
         "copy" => {
-            let value = find(document, &Pointer::parse(&from)?)?.clone();
+            let value = find(document, &Pointer::parse(&from)?)?;
+            limits.copy(value)?;
+            limits.place(&path, depth(value))?;
+            let value = value.clone();
             add(document, &path, value)
         }
         "test" => {
@@ -380,6 +466,70 @@ mod tests {
             apply(value!({}), Value::Array(patch)),
             Err(PatchError::TooManyOperations(MAX_OPERATIONS + 1))
         );
+    }
+
+    /// Refused, and neither the answer nor the refusal overflows the stack of a thread of the server.
+    fn is_unfit(patch: Vec<Value>, words: &'static str) {
+        let small = std::thread::Builder::new().stack_size(1 << 20);
+        let thread = small.spawn(move || match apply(value!({}), Value::Array(patch)) {
+            Err(PatchError::Unfit(why)) => assert!(why.contains(words), "{why}"),
+            other => panic!("{:?} is no refusal", other.map(|result| depth(&result))),
+        });
+        thread.expect("a thread").join().expect("no overflow");
+    }
+
+    #[test]
+    fn what_nests_again_and_again_is_refused() {
+        const DEEP: &str = "nested too deeply";
+        is_unfit(
+            vec![value!({"op": "copy", "from": "", "path": "/a"}); MAX_OPERATIONS],
+            DEEP,
+        );
+        // Without a copy.
+        let wrap = [
+            value!({"op": "add", "path": "/b", "value": {}}),
+            value!({"op": "move", "from": "/a", "path": "/b/c"}),
+            value!({"op": "move", "from": "/b", "path": "/a"}),
+        ];
+        let mut patch = vec![value!({"op": "add", "path": "/a", "value": {}})];
+        patch.extend(wrap.iter().cycle().take(9_999).cloned());
+        is_unfit(patch, DEEP);
+        let mut deep = value!(1);
+        for _ in 0..100 {
+            deep = value!({"a": deep});
+        }
+        is_unfit(
+            vec![
+                value!({"op": "add", "path": "/a", "value": deep}),
+                value!({"op": "replace", "path": "/a".repeat(100), "value": deep}),
+            ],
+            DEEP,
+        );
+    }
+
+    #[test]
+    fn moves_to_and_fro_nest_nothing() {
+        let moves = [
+            value!({"op": "move", "from": "/a", "path": "/b/c"}),
+            value!({"op": "move", "from": "/b/c", "path": "/a"}),
+        ];
+        let document = value!({"a": {"x": [1]}, "b": {}});
+        let patch = moves.iter().cycle().take(MAX_OPERATIONS).cloned().collect();
+        assert_eq!(apply(document.clone(), Value::Array(patch)), Ok(document));
+    }
+
+    #[test]
+    fn copies_have_a_budget() {
+        let text = "x".repeat(MAX_COPIED / 4 - 2);
+        let copy = value!({"op": "copy", "from": "/a", "path": "/b"});
+        let document = value!({"a": text});
+        let four = Value::Array(vec![copy.clone(); 4]);
+        assert_eq!(
+            apply(document.clone(), four),
+            Ok(value!({"a": text, "b": text}))
+        );
+        let five = Value::Array(vec![copy; 5]);
+        assert!(matches!(apply(document, five), Err(PatchError::Unfit(_))));
     }
 
     proptest! {

@@ -45,6 +45,10 @@ pub enum PatchError {
 /// How many operations a JSON patch may have.
 pub const MAX_OPERATIONS: usize = 10_000;
 
+/// How many bytes of JSON the `copy` operations of one patch may add
+/// (the real server's `JSONPatchMaxCopyBytes`); more is 422.
+pub const MAX_COPIED: usize = 3 << 20;
+
 impl From<PatchError> for ApiError {
     fn from(error: PatchError) -> Self {
         let message = error.to_string();

@@ -105,15 +105,12 @@ pub fn parse(path: &str) -> Target {
     }
 }
 
-/// The segments, decoded; none where one is not UTF-8 or hides a slash.
+/// The segments of the decoded path; none where it is not UTF-8. An encoded slash separates segments like any
+/// other, as in the real server: no name ever holds one.
 fn split(path: &str) -> Option<Vec<String>> {
-    path.split('/')
-        .filter(|part| !part.is_empty())
-        .map(|part| {
-            let part = percent_decode_str(part).decode_utf8().ok()?.into_owned();
-            Some(part)
-        })
-        .collect()
+    let path = percent_decode_str(path).decode_utf8().ok()?;
+    let parts = path.split('/').filter(|part| !part.is_empty());
+    Some(parts.map(str::to_owned).collect())
 }
 
 fn resource(group: &str, version: &str, parts: &[&str]) -> Target {
@@ -186,6 +183,12 @@ mod tests {
             words("deployments", "n", "d", "")
         );
         assert_eq!(named("/api/v1/nodes/a%2Eb"), words("nodes", "", "a.b", ""));
+        // A slash that is hidden by encoding is one all the same.
+        assert_eq!(
+            named("/api/v1/namespaces/n%2Fpods%2fp"),
+            words("pods", "n", "p", "")
+        );
+        assert_eq!(named("/api/v1/nodes/a%2Fb"), None);
         assert_eq!(
             named("/api/v1/namespaces/n"),
             words("namespaces", "", "n", "")

@@ -101,7 +101,11 @@ fn a_token_becomes_a_certificate(cluster: &Cluster) {
             }
         },
     );
-    let authority = cluster.pki().join("ca.crt");
+    let of_clients = cluster.pki().join("ca.crt");
+    let authority = match cluster.plane() {
+        testkit::Plane::Real => of_clients.clone(),
+        testkit::Plane::Embedded => cluster.pki().join("kubelet-ca.crt"),
+    };
     if cluster.plane() == testkit::Plane::Real {
         assert!(!shows_a_certificate_of(cluster, &authority));
         cluster
@@ -116,6 +120,11 @@ fn a_token_becomes_a_certificate(cluster: &Cluster) {
             Err(agent.log())
         }
     });
+
+    if cluster.plane() == testkit::Plane::Embedded {
+        // Clients of the API server do not take a kubelet for it.
+        assert!(!shows_a_certificate_of(cluster, &of_clients));
+    }
 
     // On a real cluster the label is an administrator's to give.
     if cluster.plane() == testkit::Plane::Real {

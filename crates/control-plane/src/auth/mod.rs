@@ -7,6 +7,7 @@
 
 pub mod authn;
 pub mod authz;
+pub mod csr;
 pub mod escalation;
 pub mod files;
 pub mod follow;

@@ -1,8 +1,12 @@
 //! The cluster's keys and certificates: loaded from a directory, made where they are missing.
 //!
+//! There are two authorities. `ca` signs what clients of the API server trust and what the API server takes for a
+//! client; `kubelet-ca` signs what kubelets serve with, and the API server alone trusts it, towards kubelets
+//! (docs/decisions/0007-authority-of-kubelets.md).
+//!
 //! All keys are ECDSA P-256. A key is written before its certificate, so that a start after a
-//! crash at any point finds either a whole pair or makes the missing half again. The certificate
-//! authority and the service-account key are never replaced; the certificates that the authority
+//! crash at any point finds either a whole pair or makes the missing half again. The
+//! authorities and the service-account key are never replaced; the certificates that `ca`
 //! issues are, when they near their end, come from another authority, or (the server's) lack a
 //! name.
 
@@ -96,6 +100,9 @@ impl Pair {
 pub struct Pki {
     dir: PathBuf,
     issuer: Issuer<'static, KeyPair>,
+    kubelet_issuer: Issuer<'static, KeyPair>,
+    /// The certificate of the authority of kubelets, DER. It says nothing of who is the API server.
+    pub kubelet_ca_der: CertificateDer<'static>,
     /// The certificate of the authority, PEM.
     pub ca_pem: String,
     /// The certificate of the authority, DER.
@@ -136,28 +143,8 @@ impl Pki {
     /// directory at once; the lock of the store sees to that.
     pub fn load_or_create(dir: &Path, names: &[String], now: Timestamp) -> Result<Self, PkiError> {
         files::private_dir(dir)?;
-        let ca_key = load_or_make_key(&dir.join("ca.key"))?;
-        let ca_path = dir.join("ca.crt");
-        let ca_pem = match files::read_if_present(&ca_path)? {
-            Some(pem) => pem,
-            None => {
-                let pem = make_ca(&ca_key, now)?;
-                files::write_atomic(&ca_path, pem.as_bytes(), 0o644)?;
-                pem
-            }
-        };
-        let damaged = |problem: String| PkiError::Damaged {
-            path: ca_path.clone(),
-            problem,
-        };
-        let ca_der = CertificateDer::from_pem_slice(ca_pem.as_bytes())
-            .map_err(|error| damaged(error.to_string()))?;
-        let facts = CertificateFacts::parse(&ca_der).map_err(&damaged)?;
-        if facts.public_key != rcgen::PublicKeyData::subject_public_key_info(&ca_key) {
-            return Err(damaged("it does not belong to ca.key".to_owned()));
-        }
-        let issuer = Issuer::from_ca_cert_der(&ca_der, ca_key)
-            .map_err(|error| damaged(error.to_string()))?;
+        let ca = Authority::load_or_make(dir, "ca", "kubernetes", now)?;
+        let kubelets = Authority::load_or_make(dir, "kubelet-ca", "kubernetes-kubelets", now)?;
 
         let service_account_key = load_or_make_key(&dir.join("sa.key"))?;
         let public = service_account_key.public_key_pem();
@@ -168,8 +155,8 @@ impl Pki {
 
         let folder = Folder {
             dir,
-            issuer: &issuer,
-            ca: &facts,
+            issuer: &ca.issuer,
+            ca: &ca.facts,
             now,
         };
         let server = folder.load_or_issue("apiserver", || {
@@ -195,9 +182,11 @@ impl Pki {
         })?;
         Ok(Self {
             dir: dir.to_owned(),
-            issuer,
-            ca_pem,
-            ca_der,
+            issuer: ca.issuer,
+            kubelet_issuer: kubelets.issuer,
+            kubelet_ca_der: kubelets.der,
+            ca_pem: ca.pem,
+            ca_der: ca.der,
             server,
             admin,
             kubelet_client,
@@ -234,11 +223,12 @@ impl Pki {
             names,
             Usage::Server,
         )?;
-        issue(&self.issuer, params, now)
+        issue(&self.kubelet_issuer, params, now)
     }
 
     /// Signs a certificate signing request as it stands (subject and subject names are taken from
-    /// it, usages and lifetime are not); the caller has checked it.
+    /// it, usages and lifetime are not); the caller has checked it. Servers are kubelets, and get
+    /// theirs from the authority of kubelets.
     pub fn sign_request(
         &self,
         request: CertificateSigningRequestParams,
@@ -250,8 +240,12 @@ impl Pki {
         set_usage(&mut params, usage);
         params.is_ca = IsCa::ExplicitNoCa;
         set_validity(&mut params, lifetime.min(LEAF_LIFETIME), now);
+        let issuer = match usage {
+            Usage::Client => &self.issuer,
+            Usage::Server => &self.kubelet_issuer,
+        };
         let certificate = params
-            .signed_by(&request.public_key, &self.issuer)
+            .signed_by(&request.public_key, issuer)
             .map_err(making("a certificate"))?;
         Ok(certificate.pem())
     }
@@ -268,6 +262,48 @@ impl Pki {
         let text = kubeconfig(server_url, cluster, &self.ca_pem, client);
         files::write_atomic(path, text.as_bytes(), 0o600)?;
         Ok(())
+    }
+}
+
+/// A certificate authority that lies in `STEM.key` and `STEM.crt`.
+struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    pem: String,
+    der: CertificateDer<'static>,
+    facts: CertificateFacts,
+}
+
+impl Authority {
+    fn load_or_make(dir: &Path, stem: &str, name: &str, now: Timestamp) -> Result<Self, PkiError> {
+        let key_file = format!("{stem}.key");
+        let key = load_or_make_key(&dir.join(&key_file))?;
+        let path = dir.join(format!("{stem}.crt"));
+        let pem = match files::read_if_present(&path)? {
+            Some(pem) => pem,
+            None => {
+                let pem = make_ca(&key, name, now)?;
+                files::write_atomic(&path, pem.as_bytes(), 0o644)?;
+                pem
+            }
+        };
+        let damaged = |problem: String| PkiError::Damaged {
+            path: path.clone(),
+            problem,
+        };
+        let der = CertificateDer::from_pem_slice(pem.as_bytes())
+            .map_err(|error| damaged(error.to_string()))?;
+        let facts = CertificateFacts::parse(&der).map_err(&damaged)?;
+        if facts.public_key != rcgen::PublicKeyData::subject_public_key_info(&key) {
+            return Err(damaged(format!("it does not belong to {key_file}")));
+        }
+        let issuer =
+            Issuer::from_ca_cert_der(&der, key).map_err(|error| damaged(error.to_string()))?;
+        Ok(Self {
+            issuer,
+            pem,
+            der,
+            facts,
+        })
     }
 }
 
@@ -459,12 +495,10 @@ fn load_or_make_key(path: &Path) -> Result<KeyPair, PkiError> {
     }
 }
 
-fn make_ca(key: &KeyPair, now: Timestamp) -> Result<String, PkiError> {
+fn make_ca(key: &KeyPair, name: &str, now: Timestamp) -> Result<String, PkiError> {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
-    params
-        .distinguished_name
-        .push(DnType::CommonName, "kubernetes");
+    params.distinguished_name.push(DnType::CommonName, name);
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.key_usages = vec![
         KeyUsagePurpose::DigitalSignature,
@@ -478,19 +512,17 @@ fn make_ca(key: &KeyPair, now: Timestamp) -> Result<String, PkiError> {
     Ok(certificate.pem())
 }
 
+/// Names of the Service of the API server.
+pub const KUBERNETES_SERVICE_NAMES: [&str; 4] = [
+    "kubernetes",
+    "kubernetes.default",
+    "kubernetes.default.svc",
+    "kubernetes.default.svc.cluster.local",
+];
+
 fn server_names(extra: &[String]) -> Vec<String> {
-    let mut names: Vec<String> = [
-        "localhost",
-        "kubernetes",
-        "kubernetes.default",
-        "kubernetes.default.svc",
-        "kubernetes.default.svc.cluster.local",
-        "127.0.0.1",
-        "::1",
-        KUBERNETES_SERVICE_IP,
-    ]
-    .map(str::to_owned)
-    .into();
+    let mut names: Vec<String> = KUBERNETES_SERVICE_NAMES.map(str::to_owned).into();
+    names.extend(["localhost", "127.0.0.1", "::1", KUBERNETES_SERVICE_IP].map(str::to_owned));
     if let Ok(host) = nix::unistd::gethostname()
         && let Ok(host) = host.into_string()
         && is_dns_name(&host)

@@ -86,6 +86,8 @@ fn a_start_after_any_interrupted_one_makes_the_rest_and_keeps_the_authority() {
     let order = [
         "ca.key",
         "ca.crt",
+        "kubelet-ca.key",
+        "kubelet-ca.crt",
         "sa.key",
         "sa.pub",
         "apiserver.key",
@@ -107,7 +109,7 @@ fn a_start_after_any_interrupted_one_makes_the_rest_and_keeps_the_authority() {
         let after = files(dir.path());
         assert_eq!(after.len(), order.len(), "after {written} files");
         for name in &order[..written] {
-            let renewed = written % 2 == 1 && order[written - 1] == *name && written > 4;
+            let renewed = written % 2 == 1 && order[written - 1] == *name && written > 6;
             assert!(
                 renewed || after[*name] == whole[*name],
                 "{name} after {written} files"

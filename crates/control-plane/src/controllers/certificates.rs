@@ -11,19 +11,15 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use jiff::{SignedDuration, Timestamp};
 use rcgen::CertificateSigningRequestParams;
-use rustls::pki_types::CertificateSigningRequestDer;
-use rustls::pki_types::pem::PemObject as _;
 use serde_json::{Value, json};
-use x509_parser::certification_request::X509CertificationRequest;
-use x509_parser::extensions::{GeneralName, ParsedExtension};
-use x509_parser::prelude::FromDer as _;
 
 use super::feed::Feed;
 use super::queue::Queue;
 use super::text;
 use crate::auth::authz::Authorizer;
-use crate::auth::pki::{Pki, Usage};
-use crate::auth::{Attributes, GROUP_NODES, NODE_USER_PREFIX, User};
+use crate::auth::csr::{Csr, CsrError};
+use crate::auth::pki::{KUBERNETES_SERVICE_IP, KUBERNETES_SERVICE_NAMES, Pki, Usage};
+use crate::auth::{Attributes, GROUP_MASTERS, GROUP_NODES, NODE_USER_PREFIX, User};
 use crate::registry::{Context, Registry, rfc3339};
 use crate::resource::stored;
 use crate::status::ApiError;
@@ -36,92 +32,21 @@ const KUBELET_SERVING: &str = "kubernetes.io/kubelet-serving";
 const LIFETIME: SignedDuration = SignedDuration::from_hours(24 * 365);
 const SHORTEST: i64 = 600;
 
-/// What of a request matters.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Asked {
-    name: String,
-    groups: Vec<String>,
-    dns: BTreeSet<String>,
-    ips: BTreeSet<String>,
-    /// Whether other kinds of names (e-mail, URI) are asked for.
-    other_names: bool,
-}
-
 /// Why a request that was approved cannot be signed.
 #[derive(Debug, thiserror::Error)]
 enum Unsignable {
-    #[error("the request is unreadable: {0}")]
-    Unreadable(String),
+    #[error(transparent)]
+    Unreadable(#[from] CsrError),
+    #[error("the request asks for what is not signed here: {0}")]
+    Unsupported(#[from] rcgen::Error),
     #[error("{0}")]
     Rule(&'static str),
     #[error("cannot sign")]
     Pki(#[from] crate::auth::pki::PkiError),
 }
 
-fn decode(csr: &Value) -> Result<CertificateSigningRequestDer<'static>, Unsignable> {
-    let pem = BASE64
-        .decode(text(csr, "/spec/request"))
-        .map_err(|error| Unsignable::Unreadable(error.to_string()))?;
-    CertificateSigningRequestDer::from_pem_slice(&pem)
-        .map_err(|error| Unsignable::Unreadable(error.to_string()))
-}
-
-fn read(der: &[u8]) -> Result<Asked, Unsignable> {
-    let unreadable = |error: &dyn std::fmt::Display| Unsignable::Unreadable(error.to_string());
-    let (_, request) =
-        X509CertificationRequest::from_der(der).map_err(|error| unreadable(&error))?;
-    let info = &request.certification_request_info;
-    let mut asked = Asked {
-        name: info
-            .subject
-            .iter_common_name()
-            .last()
-            .and_then(|name| name.as_str().ok())
-            .unwrap_or_default()
-            .to_owned(),
-        groups: info
-            .subject
-            .iter_organization()
-            .filter_map(|group| group.as_str().ok())
-            .map(str::to_owned)
-            .collect(),
-        dns: BTreeSet::new(),
-        ips: BTreeSet::new(),
-        other_names: false,
-    };
-    for extension in request.requested_extensions().into_iter().flatten() {
-        let ParsedExtension::SubjectAlternativeName(names) = extension else {
-            continue;
-        };
-        for name in &names.general_names {
-            match name {
-                GeneralName::DNSName(name) => {
-                    asked.dns.insert((*name).to_owned());
-                }
-                GeneralName::IPAddress(octets) => {
-                    asked.ips.insert(address(octets).ok_or(Unsignable::Rule(
-                        "an IP address in the request is malformed",
-                    ))?);
-                }
-                _ => asked.other_names = true,
-            }
-        }
-    }
-    Ok(asked)
-}
-
-fn address(octets: &[u8]) -> Option<String> {
-    use std::net::IpAddr;
-    if let Ok(four) = <[u8; 4]>::try_from(octets) {
-        return Some(IpAddr::from(four).to_string());
-    }
-    <[u8; 16]>::try_from(octets)
-        .ok()
-        .map(|sixteen| IpAddr::from(sixteen).to_string())
-}
-
 /// Whether the form of a request is what its signer signs.
-fn check_form(signer: &str, usages: &BTreeSet<&str>, asked: &Asked) -> Result<Usage, Unsignable> {
+fn check_form(signer: &str, usages: &BTreeSet<&str>, asked: &Csr) -> Result<Usage, Unsignable> {
     let is_node = asked.groups == [GROUP_NODES]
         && asked
             .name
@@ -161,6 +86,16 @@ fn check_form(signer: &str, usages: &BTreeSet<&str>, asked: &Asked) -> Result<Us
                     "DNS names or IP addresses are needed, and other names are not allowed",
                 ));
             }
+            let is_ours = |name: &String| {
+                KUBERNETES_SERVICE_NAMES
+                    .iter()
+                    .any(|ours| name.eq_ignore_ascii_case(ours))
+            };
+            if asked.dns.iter().any(is_ours) || asked.ips.contains(KUBERNETES_SERVICE_IP) {
+                return Err(Unsignable::Rule(
+                    "the names of the API server are not a node's",
+                ));
+            }
             if !usages_are("server auth") {
                 return Err(Unsignable::Rule(
                     "usages must be digital signature and server auth",
@@ -169,6 +104,11 @@ fn check_form(signer: &str, usages: &BTreeSet<&str>, asked: &Asked) -> Result<Us
             Ok(Usage::Server)
         }
         CLIENT => {
+            if asked.groups.iter().any(|group| group == GROUP_MASTERS) {
+                return Err(Unsignable::Rule(
+                    "a certificate of system:masters is not signed for anybody",
+                ));
+            }
             if usages.contains("client auth") && !usages.contains("server auth") {
                 Ok(Usage::Client)
             } else {
@@ -212,7 +152,7 @@ fn requester(csr: &Value) -> User {
 }
 
 /// Whether all names of a serving request are addresses of its node.
-fn names_are_the_nodes(asked: &Asked, node: &Value) -> bool {
+fn names_are_the_nodes(asked: &Csr, node: &Value) -> bool {
     let of = |kinds: &[&str]| -> BTreeSet<&str> {
         node.pointer("/status/addresses")
             .and_then(Value::as_array)
@@ -329,8 +269,7 @@ impl Signer {
     /// Why a request is approved without a person; `None` where it is not.
     fn approves(&self, csr: &Value) -> Option<&'static str> {
         let signer = text(csr, "/spec/signerName");
-        let der = decode(csr).ok()?;
-        let asked = read(&der).ok()?;
+        let asked = Csr::of(csr).ok()?;
         check_form(signer, &usages(csr), &asked).ok()?;
         let requester = requester(csr);
         match signer {
@@ -372,16 +311,14 @@ impl Signer {
 
     fn sign(&self, csr: &Value, now: Timestamp) -> Result<String, Unsignable> {
         let signer = text(csr, "/spec/signerName");
-        let der = decode(csr)?;
-        let asked = read(&der)?;
+        let asked = Csr::of(csr)?;
         let usage = check_form(signer, &usages(csr), &asked)?;
         if signer == KUBELET_SERVING && text(csr, "/spec/username") != asked.name {
             return Err(Unsignable::Rule(
                 "requesting username did not match the common name of the request",
             ));
         }
-        let request = CertificateSigningRequestParams::from_der(&der)
-            .map_err(|error| Unsignable::Unreadable(error.to_string()))?;
+        let request = CertificateSigningRequestParams::from_der(&asked.der)?;
         let lifetime = csr
             .pointer("/spec/expirationSeconds")
             .and_then(Value::as_i64)

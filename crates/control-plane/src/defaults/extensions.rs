@@ -33,16 +33,6 @@ pub(super) fn apply(group: &str, kind: &str, object: &mut Object) {
                 set_missing(port, "protocol", "TCP");
             }
         }
-        ("certificates.k8s.io", "CertificateSigningRequest") => {
-            if let Some(spec) = child_or_new(object, "spec")
-                && empty(spec, "usages")
-            {
-                spec.insert(
-                    "usages".to_owned(),
-                    json!(["digital signature", "key encipherment"]),
-                );
-            }
-        }
         ("admissionregistration.k8s.io", kind) => admission(kind, object),
         ("flowcontrol.apiserver.k8s.io", kind) => flow_control(kind, object),
         ("resource.k8s.io", "ResourceClaim") => {

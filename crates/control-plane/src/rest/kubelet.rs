@@ -1,5 +1,7 @@
 //! A client for the kubelet endpoint of nodes.
 
+mod known;
+
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -12,18 +14,18 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::client::conn::http1;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
-use rustls::client::WebPkiServerVerifier;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
-};
+use rustls::client::{Resumption, WebPkiServerVerifier};
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, Error, RootCertStore};
 use serde_json::Value;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_util::task::AbortOnDropHandle;
 
+use self::known::{Known, OfNode, Run};
 use crate::auth::pki::Pki;
+use crate::registry::Registry;
+use crate::resource::stored;
 use crate::status::ApiError;
 
 /// How long a node may take to answer the connection and the TLS handshake.
@@ -35,7 +37,10 @@ const DEFAULT_PORT: u64 = 10250;
 /// Speaks to kubelets with the cluster's own client certificate.
 #[derive(Clone)]
 pub(super) struct KubeletClient {
-    tls: Arc<ClientConfig>,
+    registry: Registry,
+    tls: ClientConfig,
+    verifier: Arc<WebPkiServerVerifier>,
+    known: Arc<Known>,
 }
 
 impl std::fmt::Debug for KubeletClient {
@@ -74,23 +79,32 @@ impl Body for NodeBody {
 }
 
 impl KubeletClient {
-    pub(super) fn new(pki: &Pki) -> Result<Self, Error> {
+    pub(super) fn new(pki: &Pki, registry: Registry) -> Result<Self, Error> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let mut roots = RootCertStore::empty();
+        roots.add(pki.kubelet_ca_der.clone())?;
+        // What signs for a real controller manager is the other one.
         roots.add(pki.ca_der.clone())?;
-        let inner = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone())
-            .build()
-            .map_err(|error| Error::General(error.to_string()))?;
+        let verifier =
+            WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone())
+                .build()
+                .map_err(|error| Error::General(error.to_string()))?;
         let (chain, key) = pki
             .kubelet_client
             .to_rustls()
             .map_err(|error| Error::General(error.to_string()))?;
-        let tls = ClientConfig::builder_with_provider(provider)
+        let mut tls = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()?
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(OwnAuthorityOrNone { inner }))
+            .with_webpki_verifier(verifier.clone())
             .with_client_auth_cert(chain, key)?;
-        Ok(Self { tls: Arc::new(tls) })
+        // A session that is resumed shows no certificate, and nodes may share an address.
+        tls.resumption = Resumption::disabled();
+        Ok(Self {
+            registry,
+            tls,
+            verifier,
+            known: Arc::default(),
+        })
     }
 
     /// Sends a GET for `target` (path and query) to the kubelet of a node.
@@ -128,6 +142,17 @@ impl KubeletClient {
         }))
     }
 
+    /// Which run of the agent of a node is to be reached.
+    fn run(&self, name: &str, node: &Value, endpoint: &str) -> Run {
+        let leases = stored("coordination.k8s.io", "leases");
+        let lease = self.registry.get(leases, "kube-node-lease", name);
+        Run::of(
+            node,
+            lease.ok().map(|lease| lease.value()).as_ref(),
+            endpoint,
+        )
+    }
+
     async fn send(
         &self,
         node: &Value,
@@ -146,16 +171,28 @@ impl KubeletClient {
                 "Get \"https://{authority}{target}\": {what}: {error}"
             ))
         };
+        let run = self.run(name, node, &authority);
+        let verifier = Arc::new(OfNode::new(
+            self.verifier.clone(),
+            name,
+            self.known.expected(name, &run),
+        ));
+        let mut tls = self.tls.clone();
+        tls.dangerous().set_certificate_verifier(verifier.clone());
         let connect = async {
             let stream = TcpStream::connect((host.as_str(), port))
                 .await
                 .map_err(|error| failed("dial", &error))?;
             let server =
                 ServerName::try_from(host.clone()).map_err(|error| failed("address", &error))?;
-            let tls = TlsConnector::from(self.tls.clone())
+            let tls = TlsConnector::from(Arc::new(tls))
                 .connect(server, stream)
                 .await
                 .map_err(|error| failed("tls", &error))?;
+            if let Some(shown) = verifier.shown() {
+                let lives = |name: &str| self.registry.get(stored("", "nodes"), "", name).is_ok();
+                self.known.record(name, run, shown, lives);
+            }
             http1::handshake(TokioIo::new(tls))
                 .await
                 .map_err(|error| failed("http", &error))
@@ -238,67 +275,17 @@ fn endpoint(node: &Value) -> Option<(String, u16)> {
     Some((host.to_owned(), u16::try_from(port).ok()?))
 }
 
-/// Checks a kubelet's certificate where our authority signed it. One of another origin (kubelets
-/// often sign their own) is taken as it is, which is what the real server does when it is not
-/// given a kubelet authority.
-#[derive(Debug)]
-struct OwnAuthorityOrNone {
-    inner: Arc<WebPkiServerVerifier>,
-}
-
-impl ServerCertVerifier for OwnAuthorityOrNone {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        server_name: &ServerName<'_>,
-        ocsp_response: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        let verified = self.inner.verify_server_cert(
-            end_entity,
-            intermediates,
-            server_name,
-            ocsp_response,
-            now,
-        );
-        match verified {
-            Err(Error::InvalidCertificate(CertificateError::UnknownIssuer)) => {
-                Ok(ServerCertVerified::assertion())
-            }
-            other => other,
-        }
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.inner
-            .verify_tls12_signature(message, certificate, signature)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.inner
-            .verify_tls13_signature(message, certificate, signature)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.inner.supported_verify_schemes()
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use jiff::Timestamp;
     use serde_json::json;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::auth::pki::Pair;
+    use crate::controllers::testing::registry;
+    use crate::registry;
 
     #[test]
     fn the_internal_address_comes_first_and_the_port_is_the_nodes() {
@@ -311,5 +298,171 @@ mod tests {
         assert_eq!(endpoint(&json!({"status": {}})), None);
         assert_eq!(authority("10.0.0.1", 10250), "10.0.0.1:10250");
         assert_eq!(authority("fd00::1", 10250), "[fd00::1]:10250");
+    }
+
+    struct World {
+        _dirs: [tempfile::TempDir; 2],
+        registry: Registry,
+        pki: Pki,
+        client: KubeletClient,
+        listener: TcpListener,
+    }
+
+    impl World {
+        async fn new() -> Self {
+            let (dir, registry) = registry();
+            let pki_dir = tempfile::tempdir().unwrap();
+            let pki = Pki::load_or_create(pki_dir.path(), &[], Timestamp::now()).unwrap();
+            let world = Self {
+                _dirs: [dir, pki_dir],
+                client: KubeletClient::new(&pki, registry.clone()).unwrap(),
+                registry,
+                pki,
+                listener: TcpListener::bind("127.0.0.1:0").await.unwrap(),
+            };
+            let context = registry::Context::system("test");
+            let namespace = json!({"metadata": {"name": "kube-node-lease"}});
+            let namespaces = stored("", "namespaces");
+            let made = world
+                .registry
+                .create(&context, namespaces, "", namespace)
+                .await;
+            made.unwrap();
+            world.register().await;
+            world.lease("first").await;
+            world
+        }
+
+        async fn register(&self) {
+            let node = json!({
+                "metadata": {"name": "n"},
+                "status": {
+                    "addresses": [{"type": "InternalIP", "address": "127.0.0.1"}],
+                    "daemonEndpoints": {"kubeletEndpoint": {"Port": self.listener.local_addr().unwrap().port()}},
+                },
+            });
+            let context = registry::Context::system("test");
+            let nodes = stored("", "nodes");
+            self.registry
+                .create(&context, nodes, "", node)
+                .await
+                .unwrap();
+        }
+
+        async fn lease(&self, holder: &str) {
+            let leases = stored("coordination.k8s.io", "leases");
+            let context = registry::Context::system("test");
+            let space = "kube-node-lease";
+            let lease = json!({"metadata": {"name": "n"}, "spec": {"holderIdentity": holder}});
+            if self.registry.get(leases, space, "n").is_err() {
+                let made = self.registry.create(&context, leases, space, lease).await;
+                made.unwrap();
+                return;
+            }
+            let change = |lease: &mut Value| {
+                lease["spec"]["holderIdentity"] = holder.into();
+                Ok(())
+            };
+            let changed = self
+                .registry
+                .modify(&context, leases, space, "n", "", change);
+            changed.await.unwrap();
+        }
+
+        /// Asks the node while its kubelet serves with `pair`.
+        async fn ask(&self, pair: &Pair) -> Result<u16, String> {
+            let node = self.registry.get(stored("", "nodes"), "", "n").unwrap();
+            let node = node.value();
+            let (chain, key) = pair.to_rustls().unwrap();
+            let provider = Arc::new(rustls::crypto::ring::default_provider());
+            let config = rustls::ServerConfig::builder_with_provider(provider)
+                .with_safe_default_protocol_versions()
+                .unwrap()
+                .with_no_client_auth()
+                .with_single_cert(chain, key)
+                .unwrap();
+            let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+            let serve = async {
+                let (stream, _) = self.listener.accept().await.unwrap();
+                let Ok(mut stream) = acceptor.accept(stream).await else {
+                    return;
+                };
+                let _ = stream.read(&mut [0; 4096]).await;
+                let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+                let _ = stream.write_all(answer).await;
+            };
+            let (answer, ()) = tokio::join!(self.client.get(&node, "/x"), serve);
+            match answer {
+                Ok(response) => Ok(response.status().as_u16()),
+                Err(error) => {
+                    assert_eq!(error.code.as_u16(), 500);
+                    Err(error.message)
+                }
+            }
+        }
+
+        fn signed(&self, node: &str) -> Pair {
+            let names = ["127.0.0.1".to_owned()];
+            self.pki
+                .issue_serving(node, &names, Timestamp::now())
+                .unwrap()
+        }
+    }
+
+    fn own() -> Pair {
+        let made = rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned()]).unwrap();
+        Pair {
+            cert_pem: made.cert.pem(),
+            key_pem: made.signing_key.serialize_pem(),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_certificate_of_its_own_is_taken_until_another_one_is_shown() {
+        let world = World::new().await;
+        let (first, second) = (own(), own());
+        assert_eq!(world.ask(&first).await, Ok(200));
+        assert_eq!(world.ask(&first).await, Ok(200));
+        // Somebody else listens there.
+        let why = world.ask(&second).await.unwrap_err();
+        assert!(
+            why.contains("shows another certificate than before")
+                && why.contains("delete the Node n"),
+            "{why}"
+        );
+        assert_eq!(world.ask(&first).await, Ok(200));
+        // The agent was started anew.
+        world.lease("second").await;
+        assert_eq!(world.ask(&second).await, Ok(200));
+        assert!(world.ask(&first).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn after_a_signed_certificate_nothing_less_is_taken() {
+        let world = World::new().await;
+        let own = own();
+        assert_eq!(world.ask(&own).await, Ok(200));
+        let signed = world.signed("n");
+        assert_eq!(world.ask(&signed).await, Ok(200));
+        world.lease("second").await;
+        let why = world.ask(&own).await.unwrap_err();
+        assert!(why.contains("that the cluster did not sign"), "{why}");
+        assert_eq!(world.ask(&signed).await, Ok(200));
+        // It registers anew.
+        let nodes = stored("", "nodes");
+        let context = registry::Context::system("test");
+        let options = registry::DeleteOptions::default();
+        let deleted = world.registry.delete(&context, nodes, "", "n", &options);
+        deleted.await.unwrap();
+        world.register().await;
+        assert_eq!(world.ask(&own).await, Ok(200));
+    }
+
+    #[tokio::test]
+    async fn a_signed_certificate_holds_for_its_node_alone() {
+        let world = World::new().await;
+        let why = world.ask(&world.signed("m")).await.unwrap_err();
+        assert!(why.contains("the certificate of node m"), "{why}");
+        assert_eq!(world.ask(&world.signed("n")).await, Ok(200));
     }
 }

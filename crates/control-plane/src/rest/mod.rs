@@ -77,7 +77,7 @@ impl Api {
         alone: bool,
     ) -> Result<Arc<Self>, rustls::Error> {
         let served = table().rows().iter().map(served_resource).collect();
-        let kubelet = KubeletClient::new(pki)?;
+        let kubelet = KubeletClient::new(pki, registry.clone())?;
         let usage = Usage::new(registry.clone(), kubelet.clone());
         Ok(Arc::new(Self {
             registry,

@@ -4,6 +4,7 @@
 //! Objects come here decoded, pruned, defaulted and admitted, so their JSON types are right.
 
 mod batch;
+mod certificates;
 mod cluster;
 mod config;
 mod diff;
@@ -34,6 +35,10 @@ pub fn create(gvk: &Gvk, namespaced: bool, object: &Value) -> Vec<FieldError> {
             meta::create(&mut report, object, namespaced, meta::name_rule(gvk));
             if gvk.group == "batch" && gvk.kind == "Job" {
                 batch::generated_selector(&mut report, object);
+            }
+            // A request never changes after it was made.
+            if gvk.kind == "CertificateSigningRequest" {
+                certificates::request(&mut report, object);
             }
             body(&mut report, gvk, namespaced, object);
         }

@@ -1,4 +1,5 @@
 use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair};
+use rustls::pki_types::pem::PemObject as _;
 
 use super::super::testing::{eventually, registry};
 use super::*;
@@ -25,6 +26,7 @@ fn csr(signer: &str, name: &str, group: &str, sans: &[&str], usages: &[&str]) ->
 struct World {
     _dirs: [tempfile::TempDir; 2],
     registry: Registry,
+    pki: Arc<Pki>,
 }
 
 async fn world() -> World {
@@ -68,10 +70,11 @@ async fn world() -> World {
         registry.create(&context, def, "", object).await.unwrap();
     }
     let authorizer = Authorizer::new(registry.store().clone());
-    tokio::spawn(run(registry.clone(), authorizer, pki));
+    tokio::spawn(run(registry.clone(), authorizer, Arc::clone(&pki)));
     World {
         _dirs: [dir, pki_dir],
         registry,
+        pki,
     }
 }
 
@@ -207,6 +210,20 @@ async fn a_node_gets_its_certificates_and_nobody_elses() {
     for name in &granted {
         world.signed(name).await;
     }
+    // Clients of the API server do not take a kubelet for it, whatever it calls itself.
+    let serving = BASE64
+        .decode(text(&world.status(&granted[2]), "/certificate"))
+        .unwrap();
+    let serving = rustls::pki_types::CertificateDer::from_pem_slice(&serving).unwrap();
+    for (authority, verifies) in [
+        (&world.pki.kubelet_ca_der, true),
+        (&world.pki.ca_der, false),
+    ] {
+        let (_, authority) = x509_parser::parse_x509_certificate(authority).unwrap();
+        let (_, serving) = x509_parser::parse_x509_certificate(&serving).unwrap();
+        let key = authority.public_key();
+        assert_eq!(serving.verify_signature(Some(key)).is_ok(), verifies);
+    }
     // They came before those that were granted, so they were looked at.
     for name in &refused {
         assert_eq!(world.status(name)["conditions"], Value::Null, "{name}");
@@ -236,7 +253,8 @@ async fn a_node_gets_its_certificates_and_nobody_elses() {
 
 #[test]
 fn forms_are_checked_for_each_signer() {
-    let asked = |names: &[&str]| Asked {
+    let asked = |names: &[&str]| Csr {
+        der: rustls::pki_types::CertificateSigningRequestDer::from(Vec::new()),
         name: "system:node:n".to_owned(),
         groups: vec![GROUP_NODES.to_owned()],
         dns: names.iter().map(|name| (*name).to_owned()).collect(),
@@ -250,5 +268,16 @@ fn forms_are_checked_for_each_signer() {
     assert!(check_form(KUBELET_CLIENT, &set(&["client auth"]), &asked(&[])).is_err());
     assert!(check_form(KUBELET_SERVING, &set(SERVER_USAGES), &asked(&["n"])).is_ok());
     assert!(check_form(KUBELET_SERVING, &set(SERVER_USAGES), &asked(&[])).is_err());
+    for ours in KUBERNETES_SERVICE_NAMES {
+        let ours = asked(&[&ours.to_uppercase()]);
+        assert!(check_form(KUBELET_SERVING, &set(SERVER_USAGES), &ours).is_err());
+    }
+    let mut service = asked(&[]);
+    service.ips.insert(KUBERNETES_SERVICE_IP.to_owned());
+    assert!(check_form(KUBELET_SERVING, &set(SERVER_USAGES), &service).is_err());
+    assert!(check_form(CLIENT, &set(CLIENT_USAGES), &asked(&[])).is_ok());
+    let mut master = asked(&[]);
+    master.groups.push(GROUP_MASTERS.to_owned());
+    assert!(check_form(CLIENT, &set(CLIENT_USAGES), &master).is_err());
     assert!(check_form("example.com/other", &set(CLIENT_USAGES), &asked(&[])).is_err());
 }

@@ -16,6 +16,8 @@
 mod spdy;
 mod websocket;
 
+use std::io;
+
 use bytes::Bytes;
 use http::{
     HeaderMap, HeaderName, HeaderValue, StatusCode,
@@ -28,6 +30,7 @@ use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 use serde_json::Value;
+use tokio::task::JoinSet;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use warp::{Reply, reply::Response};
 
@@ -47,6 +50,8 @@ pub(super) const CHANNELS: Protocols = Protocols {
     spdy: "v4.channel.k8s.io",
 };
 
+/// Bytes on the way between a WebSocket and the SPDY inside of it.
+const TUNNEL: usize = 64 * 1024;
 const SPDY: &str = "SPDY/3.1";
 /// Kubernetes' header for what SPDY carries (`apimachinery/pkg/util/httpstream`).
 const STREAM_PROTOCOL: HeaderName = HeaderName::from_static("x-stream-protocol-version");
@@ -194,6 +199,29 @@ impl Upgrade {
                 Some((ToClient::Spdy(to), FromClient::Spdy(from)))
             }
         }
+    }
+}
+
+impl Upgrade {
+    /// A session of SPDY, and what moves its bytes; none where the client went before it began.
+    pub(super) async fn session(self) -> Option<(::spdy::Session, JoinSet<io::Result<()>>)> {
+        let io = connected(self.connection).await?;
+        let mut tasks = JoinSet::new();
+        let session = match self.kind {
+            Kind::Spdy => {
+                let (session, driver) = ::spdy::session::session(io);
+                tasks.spawn(driver.run());
+                session
+            }
+            Kind::WebSocket { .. } => {
+                let (near, far) = tokio::io::duplex(TUNNEL);
+                let (session, driver) = ::spdy::session::session(near);
+                tasks.spawn(driver.run());
+                tasks.spawn(websocket::tunnel(websocket::socket(io).await, far));
+                session
+            }
+        };
+        Some((session, tasks))
     }
 }
 

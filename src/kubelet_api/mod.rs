@@ -7,8 +7,9 @@
 //! | `/stats/summary` | GET | `stats` |
 //! | `/metrics/resource`, `/metrics` | GET | `metrics` |
 //! | `/containerLogs/NAMESPACE/POD/CONTAINER` | GET | `proxy` |
-//! | `/exec/NAMESPACE/POD/[UID/]CONTAINER` | GET (WebSocket) | `proxy` |
-//! | `/attach/NAMESPACE/POD/[UID/]CONTAINER` | GET (WebSocket) | `proxy` |
+//! | `/exec/NAMESPACE/POD/[UID/]CONTAINER` | GET (WebSocket), POST (SPDY) | `proxy` |
+//! | `/attach/NAMESPACE/POD/[UID/]CONTAINER` | GET (WebSocket), POST (SPDY) | `proxy` |
+//! | `/portForward/NAMESPACE/POD[/UID]` | GET (WebSocket), POST (SPDY) | `proxy` |
 //! | all else that a kubelet serves | | answered with 501, after the same checks |
 //!
 //! TLS always; a client is known by a certificate of the cluster's CA or by a bearer token
@@ -18,6 +19,7 @@
 
 mod auth;
 mod channel;
+mod forward;
 mod logs;
 mod route;
 mod server;

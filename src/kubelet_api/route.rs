@@ -22,6 +22,12 @@ pub(super) enum Route {
     Metrics,
     Exec(Container),
     Attach(Container),
+    PortForward {
+        namespace: String,
+        pod: String,
+        /// The pod's, where the caller means that one and no later one of its name.
+        uid: Option<String>,
+    },
     /// A kubelet serves it; this agent does not yet.
     NotBuilt {
         path: &'static str,
@@ -58,8 +64,7 @@ impl Container {
     }
 }
 
-const NOT_BUILT: [(&str, &[&str]); 10] = [
-    ("portForward", &["proxy"]),
+const NOT_BUILT: [(&str, &[&str]); 9] = [
     ("run", &["proxy"]),
     ("cri", &["proxy"]),
     ("debug", &["proxy"]),
@@ -97,6 +102,11 @@ impl Route {
             ["metrics"] => Self::Metrics,
             ["exec", rest @ ..] => Container::of(rest).map_or(Self::Unknown, Self::Exec),
             ["attach", rest @ ..] => Container::of(rest).map_or(Self::Unknown, Self::Attach),
+            ["portForward", namespace, pod, uid @ ..] if uid.len() < 2 => Self::PortForward {
+                namespace: (*namespace).to_owned(),
+                pod: (*pod).to_owned(),
+                uid: uid.first().map(|it| (*it).to_owned()),
+            },
             [first, ..] => NOT_BUILT.iter().find(|(path, _)| path == first).map_or(
                 Self::Unknown,
                 |(path, subresources)| Self::NotBuilt { path, subresources },
@@ -106,7 +116,11 @@ impl Route {
         match found {
             Self::Unknown | Self::NotBuilt { .. } => found,
             // Streams begin with a GET (WebSocket) or a POST (SPDY).
-            Self::Exec(_) | Self::Attach(_) if method == Method::POST => found,
+            Self::Exec(_) | Self::Attach(_) | Self::PortForward { .. }
+                if method == Method::POST =>
+            {
+                found
+            }
             _ if method != Method::GET && method != Method::HEAD => Self::WrongMethod("GET"),
             _ => found,
         }
@@ -123,6 +137,7 @@ impl Route {
             Self::ContainerLogs { .. }
             | Self::Exec(_)
             | Self::Attach(_)
+            | Self::PortForward { .. }
             | Self::WrongMethod(_)
             | Self::Unknown => &["proxy"],
         }
@@ -175,12 +190,18 @@ mod tests {
             Route::of(&Method::GET, "/containerLogs/n/p/%ff"),
             Route::Unknown
         );
+        let forward = |uid: Option<&str>| Route::PortForward {
+            namespace: "n".to_owned(),
+            pod: "p".to_owned(),
+            uid: uid.map(str::to_owned),
+        };
+        let of = |path| Route::of(&Method::POST, path);
+        assert_eq!(of("/portForward/n/p"), forward(None));
+        assert_eq!(of("/portForward/n/p/u"), forward(Some("u")));
+        assert_eq!(of("/portForward/n/p/u/c"), Route::Unknown);
         assert!(matches!(
-            Route::of(&Method::POST, "/portForward/n/p"),
-            Route::NotBuilt {
-                path: "portForward",
-                ..
-            }
+            of("/run/n/p/c"),
+            Route::NotBuilt { path: "run", .. }
         ));
         let container = |uid: Option<&str>| Container {
             namespace: "n".to_owned(),

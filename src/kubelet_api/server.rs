@@ -27,6 +27,7 @@ use warp::{Filter, Reply};
 
 use super::auth::{Caller, Guard, Refused};
 use super::channel::{CHANNELS, Upgrade};
+use super::forward::{self, FORWARDS};
 use super::route::{Container, Route, verb};
 use super::stream::{self, Options};
 use super::{logs, stats};
@@ -255,6 +256,11 @@ async fn answer(
         Route::Metrics => agent_metrics(api).await,
         Route::Exec(container) => exec(api, &container, head).await,
         Route::Attach(container) => attach(api, &container, head).await,
+        Route::PortForward {
+            namespace,
+            pod,
+            uid,
+        } => port_forward(api, &namespace, &pod, uid, head).await,
         Route::NotBuilt { path, .. } => text(
             StatusCode::NOT_IMPLEMENTED,
             format!("not implemented: this node does not serve /{path} yet"),
@@ -504,6 +510,39 @@ async fn attach(api: &Api, container: &Container, head: Head) -> Response {
     api.streams.spawn(async move {
         tokio::select! {
             () = stream::attach(upgrade, output, input, options) => {}
+            () = stop.cancelled() => {}
+        }
+    });
+    answer
+}
+
+async fn port_forward(
+    api: &Api,
+    namespace: &str,
+    name: &str,
+    uid: Option<String>,
+    head: Head,
+) -> Response {
+    let view = api.pods.find(namespace, name).await;
+    let view = view.filter(|it| uid.is_none() || it.pod.metadata.uid == uid);
+    let Some(view) = view else {
+        return text(StatusCode::NOT_FOUND, "pod does not exist");
+    };
+    if !view.containers.iter().any(|it| it.running) {
+        let why = format!("unable to forward port because pod {name:?} has no running container");
+        return text(StatusCode::BAD_REQUEST, why);
+    }
+    let upgrade = match Upgrade::new(&head.headers, head.upgrade, FORWARDS) {
+        Ok(upgrade) => upgrade,
+        Err(answer) => return answer,
+    };
+    let uid = view.pod.metadata.uid.as_deref().unwrap_or_default();
+    let called = format!("{name}, uid {uid}");
+    let answer = upgrade.answer();
+    let stop = api.stop.clone();
+    api.streams.spawn(async move {
+        tokio::select! {
+            () = forward::serve(upgrade, &called) => {}
             () = stop.cancelled() => {}
         }
     });

@@ -23,6 +23,7 @@ mod life_compat;
 mod misuse;
 mod outage;
 mod partition;
+mod port_forward;
 mod probes;
 mod resources;
 mod small_client;

@@ -1,10 +1,13 @@
 //! A container's streams over a WebSocket.
 
-use bytes::Bytes;
+use std::io;
+
+use bytes::{Bytes, BytesMut};
 use futures::{SinkExt, StreamExt, stream::SplitSink, stream::SplitStream};
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio_tungstenite::{
     WebSocketStream,
     tungstenite::{
@@ -18,6 +21,9 @@ use crate::kubelet_api::stream::Options;
 
 /// Largest message of a client; kubectl sends 32 KiB at once.
 const MAX_MESSAGE: usize = 1024 * 1024;
+
+/// Bytes that are read at once.
+const PIECE: usize = 32 * 1024;
 
 pub(in crate::kubelet_api) type Socket = WebSocketStream<TokioIo<Upgraded>>;
 
@@ -99,6 +105,34 @@ fn read(mut message: Bytes) -> Option<Said> {
             .ok()
             .map(Said::from),
         _ => None,
+    }
+}
+
+/// Carries bytes in binary messages, wherever they are cut, until one side ends.
+pub(super) async fn tunnel(socket: Socket, inside: DuplexStream) -> io::Result<()> {
+    let (mut to_client, mut from_client) = socket.split();
+    let (mut read, mut write) = tokio::io::split(inside);
+    let inwards = async {
+        while let Some(Ok(message)) = from_client.next().await {
+            if let Message::Binary(data) = message {
+                write.write_all(&data).await?;
+            }
+        }
+        write.shutdown().await
+    };
+    let outwards = async {
+        let mut buffer = BytesMut::with_capacity(PIECE);
+        while read.read_buf(&mut buffer).await? > 0 {
+            let message = Message::Binary(buffer.split().freeze());
+            to_client.send(message).await.map_err(io::Error::other)?;
+            buffer.reserve(PIECE);
+        }
+        to_client.close().await.map_err(io::Error::other)
+    };
+    // What was on the way to the side that has ended is nobody's any more.
+    tokio::select! {
+        done = inwards => done,
+        done = outwards => done,
     }
 }
 

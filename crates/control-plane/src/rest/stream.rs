@@ -1,7 +1,7 @@
-//! `pods/NAME/exec` and `pods/NAME/attach`: streams between a client and the node.
+//! `pods/NAME/exec`, `attach` and `portforward`: streams between a client and the node.
 //!
-//! The client's WebSocket is passed through to the kubelet byte by byte: both ends speak the same sub-protocol
-//! (`v5.channel.k8s.io`, `v4.channel.k8s.io`), so nothing is gained by looking inside.
+//! The client's WebSocket, or its SPDY, is passed through to the kubelet byte by byte: both ends speak the same
+//! protocols, so nothing is gained by looking inside.
 //!
 //! A stream outlives the request that asked for it. Its task belongs to the server, which ends it on shutdown.
 
@@ -24,6 +24,8 @@ const KEY: HeaderName = HeaderName::from_static("sec-websocket-key");
 const VERSION: HeaderName = HeaderName::from_static("sec-websocket-version");
 const PROTOCOL: HeaderName = HeaderName::from_static("sec-websocket-protocol");
 const ACCEPT: HeaderName = HeaderName::from_static("sec-websocket-accept");
+/// What SPDY carries, and what else it could.
+const STREAM_PROTOCOL: HeaderName = HeaderName::from_static("x-stream-protocol-version");
 /// How much of an error text of a node is read.
 const ERROR_LIMIT: usize = 64 << 10;
 
@@ -31,10 +33,13 @@ pub(super) async fn answer(call: &Call) -> Result<Response<Body>, ApiError> {
     let (path, registry) = (&call.path, &call.api.registry);
     // Whoever runs a command creates something, whatever the method of the request is.
     permit_stream(call)?;
+    let kind = Kind::of(&path.subresource);
     let options = Options::parse(&call.query);
-    let exec = path.subresource == "exec";
     let pod = registry.get(call.def, &path.namespace, &path.name)?.value();
-    let container = container(&pod, &path.name, &options.container)?;
+    let container = match kind {
+        Kind::PortForward => None,
+        Kind::Exec | Kind::Attach => Some(container(&pod, &path.name, &options.container)?),
+    };
     let node = pod["spec"]["nodeName"].as_str().unwrap_or_default();
     if node.is_empty() {
         return Err(ApiError::bad_request(format!(
@@ -47,21 +52,23 @@ pub(super) async fn answer(call: &Call) -> Result<Response<Body>, ApiError> {
         .get(stored("", "nodes"), "", node)
         .map_err(|_| ApiError::not_found("", "pods", node))?
         .value();
-    options.check(exec, &path.name)?;
-    if !is_websocket(&call.headers) {
-        return Err(ApiError::bad_request(
-            "Upgrade request required: this server streams over WebSocket (v5.channel.k8s.io, v4.channel.k8s.io), \
-             which kubectl speaks from 1.31 on",
-        ));
+    if !is_upgrade(&call.headers) {
+        options.check(kind, &path.name)?;
+        return Err(ApiError::bad_request("Upgrade request required"));
     }
-    let target = format!(
-        "/{}/{}/{}/{container}?{}",
-        path.subresource,
-        path.namespace,
-        path.name,
-        options.kubelet_query(exec)
-    );
-    let headers = [KEY, VERSION, PROTOCOL, UPGRADE, CONNECTION]
+    let (namespace, name) = (&path.namespace, &path.name);
+    let target = match container {
+        None => format!("/portForward/{namespace}/{name}"),
+        Some(container) => {
+            options.check(kind, name)?;
+            let query = options.kubelet_query(kind);
+            format!(
+                "/{}/{namespace}/{name}/{container}?{query}",
+                path.subresource
+            )
+        }
+    };
+    let headers = [KEY, VERSION, PROTOCOL, STREAM_PROTOCOL, UPGRADE, CONNECTION]
         .into_iter()
         .flat_map(|name| {
             let values = call.headers.get_all(&name).iter().cloned();
@@ -76,7 +83,7 @@ pub(super) async fn answer(call: &Call) -> Result<Response<Body>, ApiError> {
     }
     let mut answer = body::text(StatusCode::SWITCHING_PROTOCOLS, "");
     answer.headers_mut().clear();
-    for name in [CONNECTION, UPGRADE, ACCEPT, PROTOCOL] {
+    for name in [CONNECTION, UPGRADE, ACCEPT, PROTOCOL, STREAM_PROTOCOL] {
         if let Some(value) = response.headers().get(&name) {
             answer.headers_mut().insert(name, value.clone());
         }
@@ -106,7 +113,7 @@ async fn pass(client: hyper::upgrade::OnUpgrade, node: Upgrading) {
     drop(connection);
 }
 
-fn is_websocket(headers: &HeaderMap) -> bool {
+fn is_upgrade(headers: &HeaderMap) -> bool {
     let has = |name: HeaderName, word: &str| {
         headers.get_all(name).iter().any(|value| {
             let value = value.to_str().unwrap_or_default();
@@ -115,7 +122,7 @@ fn is_websocket(headers: &HeaderMap) -> bool {
                 .any(|it| it.trim().eq_ignore_ascii_case(word))
         })
     };
-    has(CONNECTION, "upgrade") && has(UPGRADE, "websocket")
+    has(CONNECTION, "upgrade") && (has(UPGRADE, "websocket") || has(UPGRADE, "SPDY/3.1"))
 }
 
 /// What a node says instead of streaming.
@@ -135,6 +142,23 @@ async fn refusal(response: Response<Upgrading>) -> ApiError {
         StatusCode::NOT_FOUND => ApiError::new(code, "NotFound", text),
         StatusCode::NOT_IMPLEMENTED => ApiError::not_implemented(text),
         _ => ApiError::internal(text),
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Exec,
+    Attach,
+    PortForward,
+}
+
+impl Kind {
+    fn of(subresource: &str) -> Self {
+        match subresource {
+            "exec" => Self::Exec,
+            "attach" => Self::Attach,
+            _ => Self::PortForward,
+        }
     }
 }
 
@@ -162,13 +186,16 @@ impl Options {
         }
     }
 
-    fn check(&self, exec: bool, pod: &str) -> Result<(), ApiError> {
+    fn check(&self, kind: Kind, pod: &str) -> Result<(), ApiError> {
+        if kind == Kind::PortForward {
+            return Ok(());
+        }
         if !(self.stdin || self.stdout || self.stderr) {
             return Err(ApiError::bad_request(format!(
                 "you must specify at least 1 of stdin, stdout, stderr for pod {pod}"
             )));
         }
-        if exec && self.command.is_empty() {
+        if kind == Kind::Exec && self.command.is_empty() {
             return Err(ApiError::bad_request(format!(
                 "you must specify at least one command for the container of pod {pod}"
             )));
@@ -177,7 +204,7 @@ impl Options {
     }
 
     /// The query that a kubelet understands: its names of the streams are others.
-    fn kubelet_query(&self, exec: bool) -> String {
+    fn kubelet_query(&self, kind: Kind) -> String {
         let mut pairs: Vec<String> = Vec::new();
         let streams = [
             ("input", self.stdin),
@@ -191,7 +218,7 @@ impl Options {
                 pairs.push(format!("{key}=1"));
             }
         }
-        if exec {
+        if kind == Kind::Exec {
             pairs.extend(self.command.iter().map(|word| {
                 let word =
                     percent_encoding::utf8_percent_encode(word, percent_encoding::NON_ALPHANUMERIC);
@@ -216,16 +243,16 @@ mod tests {
         let exec = options(
             "container=c&command=sh&command=-c&command=echo+%22a%26b%22&stdin=true&stdout=true&stderr=true&tty=true",
         );
-        assert!(exec.check(true, "p").is_ok());
+        assert!(exec.check(Kind::Exec, "p").is_ok());
         assert_eq!(
-            exec.kubelet_query(true),
+            exec.kubelet_query(Kind::Exec),
             "input=1&output=1&tty=1&command=sh&command=%2Dc&command=echo%20%22a%26b%22"
         );
-        assert_eq!(options("").kubelet_query(false), "output=1&error=1");
+        assert_eq!(options("").kubelet_query(Kind::Attach), "output=1&error=1");
         let none = options("stdout=false&stderr=false&command=a");
-        assert!(none.check(true, "p").is_err());
-        assert!(options("stdout=true").check(true, "p").is_err());
-        assert!(options("stdout=true").check(false, "p").is_ok());
+        assert!(none.check(Kind::Exec, "p").is_err());
+        assert!(options("stdout=true").check(Kind::Exec, "p").is_err());
+        assert!(options("stdout=true").check(Kind::Attach, "p").is_ok());
     }
 
     #[test]
@@ -239,8 +266,9 @@ mod tests {
                 (UPGRADE, HeaderValue::from_str(upgrade).expect("a value")),
             ])
         };
-        assert!(is_websocket(&headers("keep-alive, Upgrade", "WebSocket")));
-        assert!(!is_websocket(&headers("Upgrade", "SPDY/3.1")));
-        assert!(!is_websocket(&headers("close", "websocket")));
+        assert!(is_upgrade(&headers("keep-alive, Upgrade", "WebSocket")));
+        assert!(is_upgrade(&headers("Upgrade", "SPDY/3.1")));
+        assert!(!is_upgrade(&headers("Upgrade", "h2c")));
+        assert!(!is_upgrade(&headers("close", "websocket")));
     }
 }

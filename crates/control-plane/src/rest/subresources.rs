@@ -22,25 +22,13 @@ pub(super) async fn answer(call: Call, body: Incoming) -> Result<Response<Body>,
         "eviction" => eviction::answer(&call, body).await,
         "log" => log::answer(&call).await,
         "token" => token(&call, body).await,
-        "exec" | "attach" => stream::answer(&call).await,
+        "exec" | "attach" | "portforward" => stream::answer(&call).await,
         other => {
             // A path of an object that is not there is not found, whatever stands behind it.
             let path = &call.path;
-            let object = call
-                .api
+            call.api
                 .registry
-                .get(call.def, &path.namespace, &path.name)?
-                .value();
-            if other == "portforward"
-                && object["spec"]["nodeName"]
-                    .as_str()
-                    .is_none_or(str::is_empty)
-            {
-                return Err(ApiError::bad_request(format!(
-                    "pod {} does not have a host assigned",
-                    path.name
-                )));
-            }
+                .get(call.def, &path.namespace, &path.name)?;
             Err(ApiError::not_implemented(format!(
                 "{}/{other}",
                 call.def.plural

@@ -197,13 +197,18 @@ fn a_tunnel_goes_by_a_jump_host_and_carries_ports_of_applications() {
         "name: far\nbase: local\ntunnels: {{jump: [control-plane], kubeletPort: any, ports: ['{here}:{there}']}}\n"
     );
     site.world.put("far.yaml", &profile);
-    // ssh gives the one that it starts for a jump host its configuration, and none of its other options.
-    let home = site.world.home_dir().to_owned();
-    let config = std::fs::read_to_string(home.join(".ssh/config")).expect("a configuration");
+    // ssh gives the one that it starts for a jump host its configuration, and none of its other options. The jump host
+    // itself knows the next one by its address.
+    let ssh = site.world.home_dir().join(".ssh");
+    let read = |name: &str| std::fs::read_to_string(ssh.join(name)).expect("a file of the user's");
     let own = format!(
-        "{config}  UserKnownHostsFile {0}/known_hosts\n  IdentityFile {0}/id_ed25519\n",
-        home.join(".ssh").display()
+        "{}  HostName {PLANE}\n  UserKnownHostsFile {1}/known_hosts\n  IdentityFile {1}/id_ed25519\n",
+        read("config"),
+        ssh.display()
     );
+    let known = read("known_hosts");
+    let known = format!("{known}{}", known.replace("control-plane", PLANE));
+    site.world.put(".ssh/known_hosts", &known);
     site.world.put(".ssh/config", &own);
     let own = format!(
         "CONTROL_PLANE_IP=control-plane\nAPISERVER_PORT={}\nVK_CMD_SITE_FILE=$HOME/far.yaml\n",
@@ -239,10 +244,7 @@ fn a_tunnel_goes_by_a_jump_host_and_carries_ports_of_applications() {
         asked
             .and_then(|()| stream.read_to_string(&mut answer))
             .map_err(|error| error.to_string())?;
-        answer
-            .starts_with("HTTP/1.0 200")
-            .then_some(())
-            .ok_or(answer)
+        answer.contains(" 200 OK").then_some(()).ok_or(answer)
     });
     site.kubectl.run("delete pod app --timeout=60s").ok();
     site.ends();

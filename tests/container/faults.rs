@@ -503,7 +503,7 @@ async fn a_full_disk_costs_output_and_a_note_and_neither_the_container_nor_its_e
         &small,
         Some("tmpfs"),
         flags,
-        Some("size=400k"),
+        Some("size=700k"),
     ) {
         skipped(&format!("no tmpfs can be mounted here: {errno}"));
         return;
@@ -521,7 +521,8 @@ pub(crate) fn skipped(why: &str) {
 async fn full_disk(launcher: Launcher, small: PathBuf) {
     let root = vk_cmd::container::Root::create(&small).expect("a root");
     let ballast = small.join("ballast");
-    std::fs::write(&ballast, vec![0; 100 * 1024]).expect("written");
+    // More than what is still in the pipe when it goes takes as output and as log.
+    std::fs::write(&ballast, vec![0; 300 * 1024]).expect("written");
     let dir = root.container("u", "c").expect("a name");
     dir.create().expect("created");
     let script =

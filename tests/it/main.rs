@@ -16,6 +16,7 @@ mod examples;
 mod exec;
 mod faults;
 mod garbage;
+mod gpus;
 mod identities;
 mod kube_rs;
 mod life;

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::api::chain;
+use super::{api::chain, volumes::remove_memory};
 use crate::container::Root;
 
 /// How often it is looked for.
@@ -76,6 +76,10 @@ pub(super) fn unwanted(
 /// Removes the data of these.
 pub(super) fn remove(root: &Root, gone: &[String]) {
     for uid in gone {
+        if let Err(error) = remove_memory(root, uid) {
+            let error = chain(&error);
+            tracing::warn!(error, uid, "a volume in memory stays");
+        }
         match root.remove_pod(uid) {
             Ok(()) => tracing::info!(uid, "data of a pod that is over was removed"),
             Err(error) => {
